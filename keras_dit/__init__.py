@@ -1,0 +1,43 @@
+"""Diffusion Transformers in Keras 3: one code base for JAX, PyTorch and TensorFlow."""
+
+# First: it settles the backend before anything imports Keras.
+from keras_dit import backend  # noqa: F401, I001
+
+from keras_dit import (
+    codecs,
+    conditioning,
+    guidance,
+    layers,
+    objectives,
+    predictions,
+    sampler,
+    schedules,
+    solvers,
+)
+from keras_dit.denoiser import Denoiser
+from keras_dit.diffusion import Diffusion
+from keras_dit.dit import DiTModel
+from keras_dit.layers import AdaLNBlock, PatchEmbedding
+from keras_dit.predictions import Denoised
+from keras_dit.schedules import Rates
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AdaLNBlock",
+    "Denoised",
+    "Denoiser",
+    "DiTModel",
+    "Diffusion",
+    "PatchEmbedding",
+    "Rates",
+    "codecs",
+    "conditioning",
+    "guidance",
+    "layers",
+    "objectives",
+    "predictions",
+    "sampler",
+    "schedules",
+    "solvers",
+]

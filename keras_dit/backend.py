@@ -1,0 +1,169 @@
+"""The only module that knows jax, torch and tensorflow apart.
+
+Everything else of the package is `keras.ops`. What differs between backends, and therefore
+stands here: which one is used, how a function is compiled for inference, the form of attention
+each runs best, and facts about memory and devices.
+"""
+
+import importlib.util
+import json
+import os
+import pathlib
+import sys
+
+_PACKAGES = {"jax": "jax", "torch": "torch", "tensorflow": "tensorflow"}
+
+
+def _refuse(message):
+    """Raise ImportError, or, when the package runs as a command, print one line and exit."""
+    # sys.argv[0] is "-m" while `python -m keras_dit` looks the package up.
+    if sys.argv[0] == "-m" or pathlib.Path(sys.argv[0]).stem == "keras-dit":
+        print(f"keras-dit: error: {message}", file=sys.stderr)
+        raise SystemExit(2)
+    raise ImportError(message)
+
+
+def _installed(name):
+    return importlib.util.find_spec(_PACKAGES[name]) is not None
+
+
+def _configured():
+    """The backend that the user chose: by environment, else in Keras's own file, else None."""
+    if os.environ.get("KERAS_BACKEND"):
+        return os.environ["KERAS_BACKEND"]
+    home = pathlib.Path(os.environ.get("KERAS_HOME") or pathlib.Path.home() / ".keras")
+    try:
+        name = json.loads((home / "keras.json").read_text())["backend"]
+    except (OSError, ValueError, KeyError):
+        return None
+    # Keras writes "tensorflow" there at its first import, whatever is installed.
+    return name if name != "tensorflow" or _installed(name) else None
+
+
+def _select():
+    """Settle the backend before Keras is imported, or say why none can be used."""
+    if "keras" in sys.modules:
+        name = sys.modules["keras"].config.backend()
+    else:
+        name = _configured() or next(filter(_installed, _PACKAGES), None)
+    if name is None:
+        _refuse(
+            "no backend is installed. Install one of jax, torch and tensorflow, "
+            'for example with: pip install "keras_dit[jax]"'
+        )
+    if name not in _PACKAGES:
+        _refuse(f"KERAS_BACKEND must be jax, torch or tensorflow. Received: KERAS_BACKEND={name}")
+    if not _installed(name):
+        _refuse(f'the backend {name} is not installed: pip install "keras_dit[{name}]"')
+    if "keras" not in sys.modules:
+        os.environ["KERAS_BACKEND"] = name
+
+
+_select()
+if os.environ.get("KERAS_BACKEND") == "tensorflow":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its start-up notices are not the user's
+
+import keras  # noqa: E402
+from keras import ops  # noqa: E402
+
+BACKEND = keras.config.backend()
+
+if BACKEND == "jax":
+    import jax
+elif BACKEND == "torch":
+    import torch
+else:
+    import tensorflow as tf
+
+
+def compile_inference(function):
+    """Compile a pure function of tensors for repeated calls without gradients.
+
+    Args:
+        function: takes and returns (nested tuples, named tuples, lists or dicts of) tensors and
+            None. It is compiled once for each structure, shape and dtype of its arguments; what
+            may change between calls has to be an argument.
+
+    Returns:
+        A callable with the same signature. JAX: `jax.jit`. TensorFlow: `tf.function` through
+        XLA. torch: the function itself, eager, under `inference_mode`.
+    """
+    if BACKEND == "jax":
+        return jax.jit(function)
+    if BACKEND == "torch":
+        return torch.inference_mode()(function)
+    return _compile_tensorflow(function)
+
+
+def _compile_tensorflow(function):
+    # One tf.function for each signature: a single one warns of retracing from the fifth on.
+    compiled = {}
+
+    def call(*arguments):
+        leaves = tf.nest.flatten(arguments)
+        key = tuple(None if x is None else (tuple(x.shape), x.dtype) for x in leaves)
+        if key not in compiled:
+            compiled[key] = tf.function(function, jit_compile=True)
+        return compiled[key](*arguments)
+
+    return call
+
+
+def jit_compile_training():
+    """Whether `fit` is faster through its backend's compiler, as a `jit_compile=` for Keras.
+
+    Keras's own "auto" leaves TensorFlow without XLA on a CPU, where it trains at less than half
+    of the speed; torch.compile does not pay for its start on small runs.
+    """
+    return BACKEND != "torch"
+
+
+def synchronize(tensor):
+    """Wait until `tensor` has been computed, so that a clock read next is right."""
+    if BACKEND == "jax":
+        jax.block_until_ready(tensor)
+    elif BACKEND == "torch":
+        if tensor.is_cuda:
+            torch.cuda.synchronize()
+    else:
+        tensor.numpy()
+
+
+def device_name():
+    """The device that computes, in words, such as "cpu" or "NVIDIA A100-SXM4-40GB"."""
+    if BACKEND == "jax":
+        return jax.devices()[0].device_kind
+    if BACKEND == "torch":
+        return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return "cpu"
+    return tf.config.experimental.get_device_details(gpus[0]).get("device_name", "gpu")
+
+
+def attention(q, k, v):
+    """Scaled dot-product attention, softmax(q kᵀ / √d) v, in the form each backend runs best.
+
+    Args:
+        q, k, v: tensors (B, H, T, d) of one floating dtype.
+
+    Returns:
+        Tensor (B, H, T, d).
+
+    Reference:
+        Vaswani et al., Attention Is All You Need (2017), equation 1.
+    """
+    if BACKEND == "torch":
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    if BACKEND == "jax" and jax.default_backend() != "cpu":
+        q, k, v = (ops.transpose(part, (0, 2, 1, 3)) for part in (q, k, v))
+        return ops.transpose(ops.dot_product_attention(q, k, v), (0, 2, 1, 3))
+    # For XLA on a CPU: q is scaled before the product and the sum divides after it, so that the
+    # (T, T) matrix is touched as few times as can be. The exponential is taken in float32.
+    q = q * ops.cast(q.shape[-1] ** -0.5, q.dtype)
+    logits = ops.cast(ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))), "float32")
+    largest = ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True))
+    weights = ops.exp(logits - largest)
+    total = ops.sum(weights, axis=-1, keepdims=True)
+    mixed = ops.cast(ops.matmul(ops.cast(weights, v.dtype), v), "float32")
+    return ops.cast(mixed / total, v.dtype)

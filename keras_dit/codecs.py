@@ -1,0 +1,78 @@
+"""Pictures <-> what the network sees.
+
+A codec's `encode` runs inside the training step, on tensors; its `decode` on the host.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from keras import ops
+
+from keras_dit.serialization import Configurable, register
+
+
+class Codec(Configurable):
+    """Pictures <-> samples of about unit size. Subclasses are frozen dataclasses."""
+
+    low, high = -math.inf, math.inf  # the range in which pictures are expected
+
+    def encode(self, images):
+        """Tensor of pictures (B, H, W, C), any number type -> float32 samples x0."""
+        raise NotImplementedError
+
+    def decode(self, samples):
+        """numpy samples x0 -> numpy float32 pictures."""
+        raise NotImplementedError
+
+
+@register
+@dataclass(frozen=True)
+class Pixels(Codec):
+    """Pixels between two values, which the network sees in [−1, 1].
+
+    `Pixels()` is for pictures in [−1, 1], `Pixels(0, 255)` for 8-bit ones, which then are
+    scaled in the training step and stay small until there.
+
+    Args:
+        low, high: the values of black and white. Decoded pictures are clipped to them.
+    """
+
+    low: float = -1.0
+    high: float = 1.0
+
+    def __post_init__(self):
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ValueError(f"low must be below high, both finite. Received: {self}")
+
+    def encode(self, images):
+        images = ops.cast(images, "float32")
+        if (self.low, self.high) == (-1.0, 1.0):
+            return images
+        return (images - self.low) * (2.0 / (self.high - self.low)) - 1.0
+
+    def decode(self, samples):
+        unit = (np.clip(samples, -1.0, 1.0) + 1.0) / 2.0
+        return (self.low + unit * (self.high - self.low)).astype("float32")
+
+
+@register
+@dataclass(frozen=True)
+class Latents(Codec):
+    """Latents of an autoencoder, scaled to about unit size and never clipped.
+
+    Args:
+        scale: x0 = scale · latent; 0.18215 for the autoencoder of Stable Diffusion 1 and DiT.
+    """
+
+    scale: float = 0.18215
+
+    def __post_init__(self):
+        if not (math.isfinite(self.scale) and self.scale > 0):
+            raise ValueError(f"scale must be positive and finite. Received: scale={self.scale}")
+
+    def encode(self, images):
+        return ops.cast(images, "float32") * self.scale
+
+    def decode(self, samples):
+        return (samples / self.scale).astype("float32")

@@ -1,0 +1,25 @@
+"""Data sets: the embedded digits, Fashion-MNIST, folders of pictures, and batches for `fit`.
+
+Images are channels-last float32 in [-1, 1], labels int32.
+"""
+
+from keras_dit.datasets.arrays import (
+    FASHION_MNIST_CLASSES,
+    load_digits,
+    load_fashion_mnist,
+    split,
+)
+from keras_dit.datasets.batches import ImageBatches
+from keras_dit.datasets.folders import ImageFiles, image_folder
+from keras_dit.datasets.sources import load
+
+__all__ = [
+    "FASHION_MNIST_CLASSES",
+    "ImageBatches",
+    "ImageFiles",
+    "image_folder",
+    "load",
+    "load_digits",
+    "load_fashion_mnist",
+    "split",
+]

@@ -1,0 +1,284 @@
+"""The Diffusion Transformer, and the table of its published sizes.
+
+Reference:
+    Peebles, Xie: Scalable Diffusion Models with Transformers (2023).
+"""
+
+import difflib
+
+import keras
+from keras import ops
+
+from keras_dit.conditioning import LabelEmbedding, TimestepEmbedding
+from keras_dit.layers import AdaLNBlock, FinalLayer, PatchEmbedding, sincos_positions
+from keras_dit.layers.patches import check_image_shape
+from keras_dit.serialization import register
+
+# name: hidden_size, depth, num_heads (table 1 of the paper)
+SIZES = {"s": (384, 12, 6), "b": (768, 12, 12), "l": (1024, 24, 16), "xl": (1152, 28, 16)}
+PRESETS = {
+    f"dit_{size}_{patch}": {
+        "patch_size": patch,
+        "hidden_size": width,
+        "depth": depth,
+        "num_heads": heads,
+    }
+    for size, (width, depth, heads) in SIZES.items()
+    for patch in (2, 4, 8)
+}
+
+
+def preset_config(name):
+    """patch_size, hidden_size, depth and num_heads of a published size, as a dict.
+
+    Raises:
+        ValueError: for an unknown name, with the valid ones, the nearest first.
+    """
+    if name not in PRESETS:
+        nearest = difflib.get_close_matches(str(name), PRESETS, n=3, cutoff=0.0)
+        names = nearest + [other for other in PRESETS if other not in nearest]
+        raise ValueError(f"preset must be one of {', '.join(names)}. Received: preset={name!r}")
+    return dict(PRESETS[name])
+
+
+@register
+class DiTModel(keras.Model):
+    """A Diffusion Transformer with adaLN-Zero: noisy picture, time and class -> prediction.
+
+    A new network gives exactly 0. It is built at construction: its weights exist at once.
+
+    Args:
+        input_shape: (H, W, C) of the pictures, channels last, H and W multiples of patch_size.
+        patch_size: side of a patch in pixels.
+        hidden_size: width of a token; a multiple of num_heads and of 4.
+        depth: number of blocks.
+        num_heads: heads of each block's attention.
+        num_classes: number of classes, or None for a network without labels.
+        mlp_ratio: width of each block's MLP over hidden_size.
+        learned_variance: whether the output has 2 C channels, the second half of which says
+            where the variance lies (`predictions.LearnedVariance`).
+        label_dropout: probability that a label is dropped in training, for guidance.
+        remat: whether training keeps each block's input only and computes the rest again in
+            the backward pass: less memory, about a third more arithmetic, the same gradients.
+        frequency_shift: 0, or 1 for the time features of diffusers.
+        dtype: a Keras dtype policy such as "mixed_bfloat16". Time features and the output are
+            float32 under any policy.
+
+    Call:
+        x (B, H, W, C), t (B,), y (B,) -> float32 (B, H, W, C), or 2 C channels.
+        t is on the DDPM scale 0 … 999 and may be fractional. y holds class labels as integers;
+        None, or `num_classes` as a label, stands for no class.
+
+    Raises:
+        ValueError: where the numbers above do not fit each other.
+
+    Reference:
+        Peebles, Xie: Scalable Diffusion Models with Transformers (2023), figure 3.
+    """
+
+    def __init__(
+        self,
+        input_shape,
+        patch_size,
+        hidden_size,
+        depth,
+        num_heads,
+        num_classes=None,
+        *,
+        mlp_ratio=4.0,
+        learned_variance=False,
+        label_dropout=0.1,
+        remat=False,
+        frequency_shift=0,
+        **kwargs,
+    ):
+        # Without autocast t and x arrive as they are: bfloat16 would round t.
+        super().__init__(autocast=False, **kwargs)
+        self.config = {
+            "input_shape": tuple(input_shape),
+            "patch_size": patch_size,
+            "hidden_size": hidden_size,
+            "depth": depth,
+            "num_heads": num_heads,
+            "num_classes": num_classes,
+            "mlp_ratio": mlp_ratio,
+            "learned_variance": learned_variance,
+            "label_dropout": label_dropout,
+            "remat": remat,
+            "frequency_shift": frequency_shift,
+        }
+        _check(self.config)
+        self.remat = remat
+        self.num_classes = num_classes
+        self.image_shape = tuple(input_shape)
+        self.output_channels = self.image_shape[-1] * (2 if learned_variance else 1)
+        self._create_layers()
+        self.build()
+
+    @classmethod
+    def from_preset(cls, preset, **overrides):
+        """A new network of a published size.
+
+        Args:
+            preset: "dit_s_2" … "dit_xl_8": size s, b, l or xl, patch 2, 4 or 8.
+            **overrides: the other arguments of `DiTModel`; `input_shape` is needed.
+
+        Raises:
+            ValueError: for an unknown name, with the valid ones.
+        """
+        return cls(**{**preset_config(preset), **overrides})
+
+    def _create_layers(self):
+        config, dtype = self.config, self.dtype_policy
+        width = config["hidden_size"]
+        self.patches = PatchEmbedding(config["patch_size"], width, dtype=dtype, name="patches")
+        self.time = TimestepEmbedding(
+            width, frequency_shift=config["frequency_shift"], dtype=dtype, name="time"
+        )
+        self.label = None
+        if self.num_classes is not None:
+            self.label = LabelEmbedding(
+                self.num_classes, width, config["label_dropout"], dtype=dtype, name="label"
+            )
+        self.blocks = [
+            AdaLNBlock(config["num_heads"], config["mlp_ratio"], dtype=dtype, name=f"block_{i}")
+            for i in range(config["depth"])
+        ]
+        output_shape = (*self.image_shape[:2], self.output_channels)
+        self.final = FinalLayer(output_shape, config["patch_size"], dtype=dtype, name="final")
+
+    def build(self, *_):
+        height, columns, _ = self.image_shape
+        width, patch = self.config["hidden_size"], self.config["patch_size"]
+        rows, columns = height // patch, columns // patch
+        tokens, conditioning = (None, rows * columns, width), (None, width)
+        self.positions = self.add_weight(
+            shape=(1, rows * columns, width), initializer="zeros", trainable=False, name="positions"
+        )
+        self.positions.assign(sincos_positions(rows, columns, width)[None])
+        self.patches.build((None, *self.image_shape))
+        self.time.build((None,))
+        if self.label is not None:
+            self.label.build((None,))
+        for block in self.blocks:
+            block.build(tokens, conditioning)
+        self.final.build(tokens, conditioning)
+
+    def call(self, x, t, y=None, training=None):
+        x = ops.cast(x, self.compute_dtype)
+        tokens = self.patches(x) + ops.cast(self.positions, self.compute_dtype)  # (B, T, D)
+        conditioning = self.condition(ops.shape(x)[0], t, y, training)  # (B, D)
+        for block in self.blocks:
+            run = keras.remat(_caller(block)) if self.remat and training else block
+            tokens = run(tokens, conditioning)  # (B, T, D)
+        return ops.cast(self.final(tokens, conditioning), "float32")  # (B, H, W, O)
+
+    def condition(self, batch_size, t, y=None, training=None):
+        """The conditioning vectors (B, D) of times and labels."""
+        t = ops.broadcast_to(ops.cast(t, "float32"), (batch_size,))
+        conditioning = self.time(t)
+        if self.label is None:
+            return conditioning
+        if y is None:
+            y = self.label.null_label
+        y = ops.broadcast_to(ops.cast(y, "int32"), (batch_size,))
+        return conditioning + self.label(y, training=training)
+
+    def compute_output_shape(self, x_shape, *_):
+        return (*x_shape[:-1], self.output_channels)
+
+    def get_config(self):
+        base = super().get_config()
+        return {**{name: base[name] for name in ("name", "trainable", "dtype")}, **self.config}
+
+    def get_build_config(self):
+        return None  # built at construction
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        return cls(**config)
+
+
+def _caller(block):
+    # keras.remat wraps a function of positional tensors on every backend, a layer on none.
+    return lambda tokens, conditioning: block(tokens, conditioning)
+
+
+def _check(config):
+    """Raise ValueError for numbers that make no network."""
+    for name in ("patch_size", "hidden_size", "depth", "num_heads"):
+        if not isinstance(config[name], int) or config[name] < 1:
+            raise ValueError(f"{name} must be an integer of 1 or more. Received: {config[name]!r}")
+    check_image_shape(config["input_shape"], config["patch_size"])
+    width, heads, classes = config["hidden_size"], config["num_heads"], config["num_classes"]
+    if width % heads or width % 4:
+        raise ValueError(
+            "hidden_size must be a multiple of num_heads and of 4. "
+            f"Received: hidden_size={width}, num_heads={heads}"
+        )
+    if classes is not None and (not isinstance(classes, int) or classes < 1):
+        raise ValueError(
+            f"num_classes must be None or at least 1. Received: num_classes={classes!r}"
+        )
+    if not 0.0 <= config["label_dropout"] < 1.0:
+        raise ValueError(
+            f"label_dropout must be in [0, 1). Received: label_dropout={config['label_dropout']!r}"
+        )
+    if not config["mlp_ratio"] * width >= 1:
+        raise ValueError(f"mlp_ratio must be positive. Received: mlp_ratio={config['mlp_ratio']!r}")
+
+
+def count_parameters(config):
+    """Parameters of a network, fixed positions included, without building it.
+
+    Args:
+        config: arguments of `DiTModel` as a dict; those left out take its defaults.
+
+    Returns:
+        int.
+    """
+    size = _Extent(config)
+    width, mlp = size.width, size.mlp
+    block = _dense(width, 6 * width) + _dense(width, 3 * width) + _dense(width, width)
+    block += _dense(width, mlp) + _dense(mlp, width)
+    time = _dense(size.frequencies, width) + _dense(width, width)
+    classes = config.get("num_classes")
+    label = 0 if classes is None else (classes + 1) * width
+    final = _dense(width, 2 * width) + _dense(width, size.patch_numbers * size.output_channels)
+    patches = _dense(size.patch_numbers * size.channels, width)
+    return patches + size.tokens * width + time + label + size.depth * block + final
+
+
+def multiply_adds(config):
+    """Multiply-adds of one picture's forward pass, which the paper's table calls Gflops.
+
+    Args:
+        config: arguments of `DiTModel` as a dict; those left out take its defaults.
+
+    Returns:
+        int.
+    """
+    size = _Extent(config)
+    width, tokens = size.width, size.tokens
+    block = tokens * (4 * width**2 + 2 * width * size.mlp + 2 * tokens * width) + 6 * width**2
+    ends = tokens * size.patch_numbers * width * (size.channels + size.output_channels)
+    conditioning = size.frequencies * width + width**2 + 2 * width**2
+    return size.depth * block + ends + conditioning
+
+
+class _Extent:
+    """The numbers that the cost of a network is made of."""
+
+    frequencies = 256
+
+    def __init__(self, config):
+        height, columns, self.channels = config["input_shape"]
+        self.patch_numbers = config["patch_size"] ** 2
+        self.tokens = height * columns // self.patch_numbers
+        self.width, self.depth = config["hidden_size"], config["depth"]
+        self.mlp = int(self.width * config.get("mlp_ratio", 4.0))
+        self.output_channels = self.channels * (2 if config.get("learned_variance") else 1)
+
+
+def _dense(inputs, outputs):
+    return (inputs + 1) * outputs

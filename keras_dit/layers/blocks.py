@@ -1,0 +1,139 @@
+"""The DiT block and the last layer, both with adaptive layer norm that starts at zero.
+
+    modulate(x) = LayerNorm(x) (1 + scale) + shift
+    x ← x + gate₁ Attention(modulate₁(x));   x ← x + gate₂ MLP(modulate₂(x))
+
+shift, scale and gate are one linear map of SiLU(conditioning), whose weights start at zero, so
+that a new block is the identity (adaLN-Zero; Peebles, Xie: Scalable Diffusion Models with
+Transformers, 2023, section 3.2).
+"""
+
+import keras
+from keras import ops
+
+from keras_dit.layers.attention import SelfAttention
+from keras_dit.layers.linear import TokenDense
+from keras_dit.layers.patches import unpatchify
+from keras_dit.serialization import register
+
+
+def _layer_norm(layer, name):
+    return keras.layers.LayerNormalization(
+        epsilon=1e-6, center=False, scale=False, dtype=layer.dtype_policy, name=name
+    )
+
+
+def _modulation(layer, parts, width):
+    """The linear map from a conditioning vector to `parts` vectors, starting at zero."""
+    return keras.layers.Dense(
+        parts * width, kernel_initializer="zeros", dtype=layer.dtype_policy, name="modulation"
+    )
+
+
+def _split(modulation, parts):
+    """(B, parts D) -> `parts` tensors (B, 1, D), each the same for all tokens of a sample."""
+    return ops.split(ops.expand_dims(modulation, 1), parts, axis=-1)
+
+
+def _modulate(x, shift, scale):
+    return x * (1.0 + scale) + shift
+
+
+@register
+class AdaLNBlock(keras.layers.Layer):
+    """A transformer block whose layer norms and residuals are steered by a conditioning vector.
+
+    A new block returns its tokens unchanged.
+
+    Args:
+        num_heads: heads of the attention; the width of the tokens has to be a multiple of it.
+        mlp_ratio: width of the MLP's hidden layer over that of the tokens.
+
+    Call:
+        tokens (B, T, D), conditioning (B, D) -> tokens (B, T, D).
+
+    Raises:
+        ValueError: if the width is not a multiple of num_heads.
+
+    Reference:
+        Peebles, Xie: Scalable Diffusion Models with Transformers (2023), figure 3.
+    """
+
+    def __init__(self, num_heads, mlp_ratio=4.0, **kwargs):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.mlp_ratio = mlp_ratio
+
+    def build(self, tokens_shape, conditioning_shape=None):
+        width, dtype = tokens_shape[-1], self.dtype_policy
+        self.modulation = _modulation(self, 6, width)
+        self.norm_attention = _layer_norm(self, "norm_attention")
+        self.attention = SelfAttention(self.num_heads, dtype=dtype, name="attention")
+        self.norm_mlp = _layer_norm(self, "norm_mlp")
+        self.mlp_in = TokenDense(int(width * self.mlp_ratio), dtype=dtype, name="mlp_in")
+        self.mlp_out = TokenDense(width, dtype=dtype, name="mlp_out")
+        self.modulation.build((None, (conditioning_shape or tokens_shape)[-1]))
+        for layer in (self.norm_attention, self.attention, self.norm_mlp, self.mlp_in):
+            layer.build((None, *tokens_shape[1:]))
+        self.mlp_out.build((None, tokens_shape[1], self.mlp_in.units))
+
+    def call(self, tokens, conditioning):
+        modulation = self.modulation(ops.silu(conditioning))  # (B, 6 D)
+        shift1, scale1, gate1, shift2, scale2, gate2 = _split(modulation, 6)
+        x = self.attention(_modulate(self.norm_attention(tokens), shift1, scale1))
+        tokens = tokens + gate1 * x  # (B, T, D)
+        x = self.mlp_in(_modulate(self.norm_mlp(tokens), shift2, scale2))  # (B, T, 4 D)
+        x = self.mlp_out(ops.gelu(x, approximate=True))
+        return tokens + gate2 * x  # (B, T, D)
+
+    def compute_output_shape(self, tokens_shape, conditioning_shape=None):
+        return tokens_shape
+
+    def get_config(self):
+        own = {"num_heads": self.num_heads, "mlp_ratio": self.mlp_ratio}
+        return {**super().get_config(), **own}
+
+
+@register
+class FinalLayer(keras.layers.Layer):
+    """Tokens -> picture: modulated layer norm, a linear map that starts at zero, patches joined.
+
+    Args:
+        output_shape: (H, W, O) of the picture.
+        patch_size: side p of a patch in pixels.
+
+    Call:
+        tokens (B, (H/p) (W/p), D), conditioning (B, D) -> picture (B, H, W, O).
+    """
+
+    def __init__(self, output_shape, patch_size, **kwargs):
+        super().__init__(**kwargs)
+        self.picture_shape = tuple(output_shape)
+        self.patch_size = patch_size
+
+    def build(self, tokens_shape, conditioning_shape=None):
+        width = tokens_shape[-1]
+        self.modulation = _modulation(self, 2, width)
+        self.norm = _layer_norm(self, "norm")
+        self.projection = TokenDense(
+            self.patch_size**2 * self.picture_shape[-1],
+            kernel_initializer="zeros",
+            dtype=self.dtype_policy,
+            name="projection",
+        )
+        self.modulation.build((None, (conditioning_shape or tokens_shape)[-1]))
+        self.norm.build((None, *tokens_shape[1:]))
+        self.projection.build((None, *tokens_shape[1:]))
+
+    def call(self, tokens, conditioning):
+        shift, scale = _split(self.modulation(ops.silu(conditioning)), 2)
+        patches = self.projection(_modulate(self.norm(tokens), shift, scale))  # (B, T, p p O)
+        height, width, _ = self.picture_shape
+        return unpatchify(patches, height, width, self.patch_size)  # (B, H, W, O)
+
+    def compute_output_shape(self, tokens_shape, conditioning_shape=None):
+        return (tokens_shape[0], *self.picture_shape)
+
+    def get_config(self):
+        own = {"output_shape": self.picture_shape, "patch_size": self.patch_size}
+        return {**super().get_config(), **own}

@@ -1,0 +1,96 @@
+"""Pictures <-> sequences of patches."""
+
+import keras
+from keras import ops
+
+from keras_dit.layers.linear import TokenDense
+from keras_dit.serialization import register
+
+
+def patchify(images, patch_size):
+    """Cut pictures into patches.
+
+    Args:
+        images: tensor (B, H, W, C); H and W multiples of the patch size.
+        patch_size: side p of a patch in pixels.
+
+    Returns:
+        Tensor (B, T, p p C), T = (H/p) (W/p) row by row, a patch in (p, p, C) order.
+    """
+    _, height, width, channels = images.shape
+    rows, columns = height // patch_size, width // patch_size
+    x = ops.reshape(images, (-1, rows, patch_size, columns, patch_size, channels))
+    x = ops.transpose(x, (0, 1, 3, 2, 4, 5))  # (B, H/p, W/p, p, p, C)
+    return ops.reshape(x, (-1, rows * columns, patch_size * patch_size * channels))
+
+
+def unpatchify(patches, height, width, patch_size):
+    """Lay patches side by side: the inverse of `patchify`.
+
+    Args:
+        patches: tensor (B, T, p p C).
+        height, width: of the picture in pixels.
+        patch_size: side p of a patch in pixels.
+
+    Returns:
+        Tensor (B, H, W, C).
+    """
+    rows, columns = height // patch_size, width // patch_size
+    channels = patches.shape[-1] // patch_size**2
+    x = ops.reshape(patches, (-1, rows, columns, patch_size, patch_size, channels))
+    x = ops.transpose(x, (0, 1, 3, 2, 4, 5))  # (B, H/p, p, W/p, p, C)
+    return ops.reshape(x, (-1, height, width, channels))
+
+
+def check_image_shape(shape, patch_size):
+    """Raise ValueError unless shape is (H, W, C) with H and W multiples of patch_size."""
+    if len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
+        raise ValueError(
+            "input_shape must be (height, width, channels), channels last, all at least 1. "
+            f"Received: input_shape={shape}"
+        )
+    if patch_size < 1 or shape[0] % patch_size or shape[1] % patch_size:
+        raise ValueError(
+            "height and width must be multiples of patch_size. "
+            f"Received: patch_size={patch_size}, input_shape={shape}"
+        )
+
+
+@register
+class PatchEmbedding(keras.layers.Layer):
+    """Pictures -> one embedded token for each patch.
+
+    The linear map of a patch is what a convolution with kernel and stride p computes.
+
+    Args:
+        patch_size: side p of a patch in pixels; the picture's sides have to be multiples of it.
+        hidden_size: width D of a token.
+
+    Call:
+        images (B, H, W, C) -> tokens (B, (H/p) (W/p), D), row by row.
+
+    Raises:
+        ValueError: if the patch does not divide the picture.
+    """
+
+    def __init__(self, patch_size, hidden_size, **kwargs):
+        super().__init__(**kwargs)
+        self.patch_size = patch_size
+        self.hidden_size = hidden_size
+        self.projection = TokenDense(hidden_size, dtype=self.dtype_policy, name="projection")
+
+    def build(self, input_shape):
+        check_image_shape(tuple(input_shape[1:]), self.patch_size)
+        self.projection.build((None, None, self.patch_size**2 * input_shape[-1]))
+
+    def call(self, images):
+        patches = patchify(images, self.patch_size)  # (B, T, p p C)
+        return self.projection(patches)  # (B, T, D)
+
+    def compute_output_shape(self, input_shape):
+        rows, columns = input_shape[1] // self.patch_size, input_shape[2] // self.patch_size
+        return (input_shape[0], rows * columns, self.hidden_size)
+
+    def get_config(self):
+        own = {"patch_size": self.patch_size, "hidden_size": self.hidden_size}
+        return {**super().get_config(), **own}

@@ -1,0 +1,166 @@
+"""What a network's output means, and how it becomes E[x0 | x_t].
+
+With x_t = α x0 + σ ε, a network may be trained to give any of
+
+    noise      ε                     x0 = (x_t − σ ε) / α
+    sample     x0
+    v          α ε − σ x0            x0 = (α x_t − σ v) / (α² + σ²)
+    velocity   ε − x0                x0 = (x_t − σ u) / (α + σ)
+
+(v: Salimans, Ho: Progressive Distillation, 2022; velocity: Liu et al., Rectified Flow, 2022).
+Each is linear in x0, so the error of x0 is that of the output times |∂x0/∂output|, which is what
+a weighted loss needs to know of a prediction.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from keras import ops
+
+from keras_dit.schedules import broadcast
+from keras_dit.serialization import Configurable, register
+
+
+class Denoised(NamedTuple):
+    """What a denoiser knows of x_t.
+
+    Attributes:
+        x0: E[x0 | x_t], float32 (B, ...).
+        variance_fraction: None, or float32 (B, ...): where between its two bounds (0: the
+            posterior's variance, 1: β) the logarithm of a DDPM step's variance lies. The
+            bounds depend on the step taken, so the solver works them out; this is v of
+            Improved DDPM, equation 15.
+    """
+
+    x0: Any
+    variance_fraction: Any = None
+
+
+class Prediction(Configurable):
+    """The meaning of a network's output. Subclasses are frozen dataclasses."""
+
+    needs_signal = False  # whether x0 cannot be had where alpha is 0
+
+    def output_channels(self, channels):
+        """How many channels the network has to give for images of `channels`."""
+        return channels
+
+    def mean_part(self, output):
+        """The part of the output that `target` is for: all, unless the variance is learned."""
+        return output
+
+    def target(self, x0, noise, rates):
+        """What the output should be, (B, ...)."""
+        raise NotImplementedError
+
+    def denoised(self, output, x_t, rates):
+        """`Denoised` from the network's output at x_t, (B, ...)."""
+        raise NotImplementedError
+
+    def sensitivity(self, rates):
+        """|∂x0/∂output|: how far x0 moves with the output. Shape of the rates."""
+        raise NotImplementedError
+
+
+@register
+@dataclass(frozen=True)
+class Noise(Prediction):
+    """The network gives the noise ε, as DDPM and DiT do."""
+
+    needs_signal = True
+
+    def target(self, x0, noise, rates):
+        return noise
+
+    def denoised(self, output, x_t, rates):
+        rates = broadcast(rates, x_t)
+        return Denoised((x_t - rates.sigma * output) / rates.alpha)
+
+    def sensitivity(self, rates):
+        return rates.sigma / rates.alpha
+
+
+@register
+@dataclass(frozen=True)
+class CleanSample(Prediction):
+    """The network gives the clean sample x0 itself."""
+
+    def target(self, x0, noise, rates):
+        return x0
+
+    def denoised(self, output, x_t, rates):
+        return Denoised(output)
+
+    def sensitivity(self, rates):
+        return ops.ones_like(rates.alpha)
+
+
+@register
+@dataclass(frozen=True)
+class V(Prediction):
+    """The network gives v = α ε − σ x0."""
+
+    def target(self, x0, noise, rates):
+        rates = broadcast(rates, x0)
+        return rates.alpha * noise - rates.sigma * x0
+
+    def denoised(self, output, x_t, rates):
+        rates = broadcast(rates, x_t)
+        return Denoised((rates.alpha * x_t - rates.sigma * output) / _power(rates))
+
+    def sensitivity(self, rates):
+        return rates.sigma / _power(rates)
+
+
+@register
+@dataclass(frozen=True)
+class FlowVelocity(Prediction):
+    """The network gives u = ε − x0, which for a rectified flow is dx_t/dt."""
+
+    def target(self, x0, noise, rates):
+        return noise - x0
+
+    def denoised(self, output, x_t, rates):
+        rates = broadcast(rates, x_t)
+        return Denoised((x_t - rates.sigma * output) / (rates.alpha + rates.sigma))
+
+    def sensitivity(self, rates):
+        return rates.sigma / (rates.alpha + rates.sigma)
+
+
+@register
+@dataclass(frozen=True)
+class LearnedVariance(Prediction):
+    """Another prediction, followed by as many channels that say where the variance lies.
+
+    Those channels, in [−1, 1], are 2 v − 1 with v the `variance_fraction`.
+
+    Reference:
+        Nichol, Dhariwal: Improved Denoising Diffusion Probabilistic Models (2021), equation 15.
+    """
+
+    mean: Prediction = Noise()
+
+    @property
+    def needs_signal(self):
+        return self.mean.needs_signal
+
+    def output_channels(self, channels):
+        return 2 * self.mean.output_channels(channels)
+
+    def mean_part(self, output):
+        return ops.split(output, 2, axis=-1)[0]
+
+    def target(self, x0, noise, rates):
+        return self.mean.target(x0, noise, rates)
+
+    def denoised(self, output, x_t, rates):
+        mean, variance = ops.split(output, 2, axis=-1)
+        return Denoised(self.mean.denoised(mean, x_t, rates).x0, (variance + 1.0) / 2.0)
+
+    def sensitivity(self, rates):
+        return self.mean.sensitivity(rates)
+
+
+def _power(rates):
+    return rates.alpha * rates.alpha + rates.sigma * rates.sigma
