@@ -28,17 +28,16 @@ class HostNoise:
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
             raise ValueError(f"seed must be an integer of 0 or more. Received: seed={seed!r}")
         self.shape = tuple(shape)
-        self.generators = [
-            np.random.Generator(
-                np.random.Philox(key=[int(seed), int(i)], counter=[0, 0, 0, stream])
-            )
-            for i in indices
-        ]
+        self.generators = [_philox(int(seed), int(index), stream) for index in indices]
 
     def draw(self):
         """The next noise, numpy float32 (len(indices), *shape)."""
         draws = [g.standard_normal(self.shape, dtype="float32") for g in self.generators]
         return np.stack(draws)
+
+
+def _philox(seed, index, stream):
+    return np.random.Generator(np.random.Philox(key=[seed, index], counter=[0, 0, 0, stream]))
 
 
 def initial_noise(seed, indices, shape):

@@ -5,7 +5,7 @@ import time
 import keras
 import numpy as np
 
-from keras_dit import datasets, images, metrics, objectives, predictions, schedules, solvers
+from keras_dit import datasets, images, metrics, objectives, predictions, schedules
 from keras_dit.cli import common
 from keras_dit.diffusion import Diffusion
 from keras_dit.dit import DiTModel

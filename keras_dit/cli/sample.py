@@ -103,9 +103,8 @@ def _write(out, pictures, model):
     """A picture of what can be seen, else the numbers."""
     if pictures.shape[-1] in (1, 3) and np.isfinite(model.codec.high):
         classes = model.network.num_classes or 10
-        common.save_grid(
-            out, common.to_unit(pictures, model.codec), min(classes, 10, len(pictures))
-        )
+        columns = min(classes, 10, len(pictures))
+        common.save_grid(out, common.to_unit(pictures, model.codec), columns)
         return out
     out = out.with_suffix(".npy")
     np.save(out, pictures)
