@@ -103,7 +103,7 @@ def _compile_tensorflow(function):
         leaves = tf.nest.flatten(arguments)
         key = tuple(None if x is None else (tuple(x.shape), x.dtype) for x in leaves)
         if key not in compiled:
-            compiled[key] = tf.function(function, jit_compile=True)
+            compiled[key] = tf.function(function, jit_compile=True, autograph=False)
         return compiled[key](*arguments)
 
     return call
