@@ -1,7 +1,6 @@
 """Training and sampling as one Keras model."""
 
 import math
-import warnings
 
 import keras
 import numpy as np
@@ -10,8 +9,9 @@ from tqdm.auto import tqdm
 
 from keras_dit import backend, sampler
 from keras_dit.codecs import Codec, Pixels
-from keras_dit.conditioning import check_labels
 from keras_dit.denoiser import Denoiser
+from keras_dit.diffusion import checks
+from keras_dit.diffusion.average import WeightAverage
 from keras_dit.guidance import Guidance, Unguided
 from keras_dit.objectives import MeanSquaredError, Objective
 from keras_dit.predictions import LearnedVariance, Noise, Prediction
@@ -60,17 +60,17 @@ class Diffusion(keras.Model):
     ):
         super().__init__(autocast=False, **kwargs)
         self.network = network
-        self.schedule = _instance("schedule", schedule, LinearBeta, NoiseSchedule)
-        self.prediction = _instance(
+        self.schedule = checks.instance("schedule", schedule, LinearBeta, NoiseSchedule)
+        self.prediction = checks.instance(
             "prediction", prediction, lambda: _default_prediction(network), Prediction
         )
-        self.objective = _instance("objective", objective, MeanSquaredError, Objective)
-        self.codec = _instance("codec", codec, Pixels, Codec)
+        self.objective = checks.instance("objective", objective, MeanSquaredError, Objective)
+        self.codec = checks.instance("codec", codec, Pixels, Codec)
         self.ema = ema
         self._check_parts()
         self.training_seed = keras.random.SeedGenerator()
         self.evaluation_seed = keras.random.SeedGenerator(seed=0)
-        self._create_average()
+        self.average = None if ema is None else WeightAverage(ema, network.weights, name="average")
         # Compiled sampling steps by (solver, guidance). They hold functions, nothing that Keras
         # should track or save.
         object.__setattr__(self, "_compiled_steps", {})
@@ -93,32 +93,6 @@ class Diffusion(keras.Model):
                 "(alpha(1) = 0): use predictions.FlowVelocity(), V() or CleanSample(). "
                 f"Received: prediction={self.prediction}, schedule={self.schedule}"
             )
-        if self.ema is not None and not 0.0 <= self.ema < 1.0:
-            raise ValueError(f"ema must be None or in [0, 1). Received: ema={self.ema!r}")
-
-    def _create_average(self):
-        self.average = []
-        if self.ema is None:
-            return
-        self.average_updates = self.add_weight(
-            shape=(), initializer="zeros", dtype="int32", trainable=False, name="average_updates"
-        )
-        for weight in self.network.weights:
-            average = self.add_weight(
-                shape=weight.shape,
-                initializer="zeros",
-                dtype="float32",
-                trainable=False,
-                name=f"average_{len(self.average)}",
-            )
-            self.average.append(average)
-        self._restart_average()
-
-    def _restart_average(self):
-        """Make the average a copy of the weights, as it has to be until the first update."""
-        for average, weight in zip(self.average, self.network.weights, strict=True):
-            # Through numpy: on JAX two variables that share a buffer cannot be donated.
-            average.assign(ops.convert_to_numpy(ops.cast(weight, "float32")))
 
     def build(self, *_):
         """Nothing: the network is built at construction."""
@@ -170,10 +144,10 @@ class Diffusion(keras.Model):
             ValueError: for pictures or labels that do not fit the network. Arrays are checked
                 whole, of a data set the first batch.
         """
-        x = self._checked(x, y)
+        x = checks.data(x, y, self.network, self.codec)
         validation = kwargs.get("validation_data")
         if isinstance(validation, (tuple, list)):
-            self._checked(*validation[:2])
+            checks.data(*(*validation, None)[:2], self.network, self.codec)
         if isinstance(x, keras.utils.PyDataset):
             kwargs.setdefault("shuffle", False)  # its order is its own, so that it can be repeated
         return super().fit(x, y, *args, **kwargs)
@@ -184,10 +158,10 @@ class Diffusion(keras.Model):
         Times and noise are the same at every call, so that two losses can be compared.
         """
         if x is not None and not kwargs.get("_use_cached_eval_dataset"):
-            x = self._checked(x, y)
+            x = checks.data(x, y, self.network, self.codec)
         fresh = keras.random.SeedGenerator(seed=0)
         self.evaluation_seed.state.assign(ops.convert_to_numpy(fresh.state))
-        self._sampling_weights()
+        self._start_average()
         return super().evaluate(x, y, *args, **kwargs)
 
     def call(self, x):
@@ -208,31 +182,15 @@ class Diffusion(keras.Model):
         loss = self.objective.loss(output, x0, noise, rates, self.prediction)  # (B,)
         if sample_weight is not None:
             loss = loss * ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
-        if training:
-            self._update_average()
+        if training and self.average is not None:
+            self.average.update(self.network.weights)
         return ops.mean(loss)
 
     def _output(self, x_t, timestep, y, training):
-        if training or not self.average:
-            return self.network(x_t, timestep, y, training=training)
-        # A scope hides the one around it, so every variable has to be in it.
-        values = {id(v): ops.convert_to_tensor(v) for v in self.network.variables}
-        values.update(
-            (id(v), ops.convert_to_tensor(a))
-            for v, a in zip(self.network.weights, self.average, strict=True)
-        )
-        with keras.StatelessScope([(v, values[id(v)]) for v in self.network.variables]):
+        if training:
+            return self.network(x_t, timestep, y, training=True)
+        with self._sampling_scope(self._sampling_values()):
             return self.network(x_t, timestep, y, training=False)
-
-    def _update_average(self):
-        if not self.average:
-            return
-        n = ops.cast(self.average_updates, "float32")
-        rate = 1.0 - ops.minimum(self.ema, n / (n + 10.0))
-        for average, weight in zip(self.average, self.network.weights, strict=True):
-            new = ops.stop_gradient(ops.cast(weight, "float32"))
-            average.assign(average + rate * (new - average))
-        self.average_updates.assign(self.average_updates + 1)
 
     # Sampling
 
@@ -273,14 +231,15 @@ class Diffusion(keras.Model):
         Raises:
             ValueError: for labels the network does not have or settings that make no run.
         """
-        labels, count = self._requested(labels, num_images)
-        solver = _instance("solver", solver, DDIM, Solver)
-        guidance = _instance("guidance", guidance, Unguided, Guidance)
+        labels, count = checks.requested(labels, num_images, self.network.num_classes)
+        solver = checks.instance("solver", solver, DDIM, Solver)
+        guidance = checks.instance("guidance", guidance, Unguided, Guidance)
         sampler.check_steps(steps, self.schedule)
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more. Received: batch_size={batch_size}")
         chunks = np.array_split(np.arange(count), math.ceil(count / batch_size))
-        compiled, weights = self._compiled_step(solver, guidance), self._sampling_weights()
+        self._start_average()
+        compiled, weights = self._compiled_step(solver, guidance), self._sampling_values()
         pictures = []
         with tqdm(total=steps * len(chunks), disable=not verbose, unit="step") as bar:
             for chunk in chunks:
@@ -299,103 +258,37 @@ class Diffusion(keras.Model):
                 pictures.append(self.codec.decode(ops.convert_to_numpy(x0)))
         return np.concatenate(pictures)
 
-    def _requested(self, labels, num_images):
-        """The labels as numpy int32, the null label for None, and how many pictures."""
-        classes = self.network.num_classes
-        if labels is None:
-            if not isinstance(num_images, int) or num_images < 1:
-                raise ValueError(f"give labels, or num_images of 1 or more. Got {num_images!r}")
-            empty = None if classes is None else np.full(num_images, classes, "int32")
-            return empty, num_images
-        if classes is None:
-            raise ValueError("the network has no classes (num_classes=None): give no labels")
-        labels = list(np.atleast_1d(np.asarray(labels, dtype=object)))
-        if not labels or (num_images is not None and num_images != len(labels)):
-            raise ValueError(f"num_images={num_images}, but there are {len(labels)} labels")
-        given = np.array([label is not None for label in labels])
-        array = np.full(len(labels), classes, "int32")
-        if given.any():
-            array[given] = check_labels([x for x in labels if x is not None], classes)
-        return array, len(labels)
+    def _start_average(self):
+        """Before the first update the average is the weights, which may have been loaded since."""
+        if self.average is not None and int(ops.convert_to_numpy(self.average.updates)) == 0:
+            self.average.restart(self.network.weights)
 
-    def _sampling_weights(self):
-        """The values of the network's variables to sample with: the average, if there is one."""
-        if not self.average:
-            return [ops.convert_to_tensor(v) for v in self.network.variables]
-        if int(ops.convert_to_numpy(self.average_updates)) == 0:
-            self._restart_average()  # weights may have been loaded into the network since
-        averaged = {
-            id(v): ops.convert_to_tensor(ops.cast(a, v.dtype))
-            for v, a in zip(self.network.weights, self.average, strict=True)
-        }
-        return [averaged.get(id(v), ops.convert_to_tensor(v)) for v in self.network.variables]
+    def _sampling_values(self):
+        """What the network's variables hold for sampling: the average, where there is one."""
+        averages = {}
+        if self.average is not None:
+            pairs = zip(self.network.weights, self.average.values, strict=True)
+            averages = {id(weight): average for weight, average in pairs}
+        variables = self.network.variables
+        return [ops.cast(averages.get(id(v), v), v.dtype) for v in variables]
+
+    def _sampling_scope(self, values):
+        # Every variable is in it, since a scope hides the one around it.
+        return keras.StatelessScope(list(zip(self.network.variables, values, strict=True)))
 
     def _compiled_step(self, solver, guidance):
         """`sampler.take_step`, compiled once for each solver and guidance."""
         key = (solver, guidance)
         if key not in self._compiled_steps:
-            variables = self.network.variables
             denoiser = Denoiser(self.network, self.schedule, self.prediction)
 
             def advance(weights, condition, x, here, there, state, noise):
-                with keras.StatelessScope(list(zip(variables, weights, strict=True))):
+                with self._sampling_scope(weights):
                     denoise = guidance(denoiser, condition)
                     return sampler.take_step(denoise, solver, x, here, there, state, noise)
 
             self._compiled_steps[key] = backend.compile_inference(advance)
         return self._compiled_steps[key]
-
-    # Checks of what is given
-
-    def _checked(self, x, y):
-        """x, after its first batch (of arrays, everything) has been found to fit the network."""
-        if hasattr(x, "shape"):
-            self._check_batch(x, y)
-            return x
-        if x is None:
-            raise ValueError("give pictures as x. Received: x=None")
-        if isinstance(x, keras.utils.PyDataset):
-            batch = x[0]
-        else:
-            iterator = iter(x)
-            batch = next(iterator, None)
-            if batch is None:
-                raise ValueError("the data set is empty")
-            if iterator is x:  # a generator: what was taken has to be put back
-                x = _chained(batch, iterator)
-        batch = batch if isinstance(batch, (tuple, list)) else (batch,)
-        self._check_batch(*(batch[:2] if len(batch) > 1 else (batch[0], None)))
-        return x
-
-    def _check_batch(self, images, labels):
-        expected, shape = self.network.image_shape, tuple(images.shape)
-        if len(shape) != 4 or shape[1:] != expected:
-            raise ValueError(
-                "pictures must be (batch, height, width, channels), channels last, here "
-                f"(batch, {', '.join(map(str, expected))}). Received: shape {shape}"
-            )
-        if shape[0] == 0:
-            raise ValueError(f"there are no pictures. Received: shape {shape}")
-        self._warn_of_range(np.asarray(images[:256]))
-        classes = self.network.num_classes
-        if classes is None:
-            if labels is not None:
-                raise ValueError("the network has no classes (num_classes=None): give no labels")
-        elif labels is None:
-            raise ValueError(f"the network has {classes} classes: give labels as y")
-        else:
-            check_labels(labels, classes, shape[0])
-
-    def _warn_of_range(self, images):
-        low, high = self.codec.low, self.codec.high
-        slack = 0.5 * (high - low)  # noise-augmented pictures may overshoot a little
-        if images.min() < low - slack or images.max() > high + slack:
-            warnings.warn(
-                f"pictures are expected in [{low:g}, {high:g}] but reach from "
-                f"{images.min():g} to {images.max():g}: scale them, or for 0 ... 255 use "
-                "Diffusion(codec=keras_dit.codecs.Pixels(0, 255))",
-                stacklevel=4,
-            )
 
     # Saving
 
@@ -416,23 +309,6 @@ class Diffusion(keras.Model):
         return cls(**{name: load(value, custom_objects) for name, value in config.items()})
 
 
-def _chained(first, rest):
-    """A generator whose first batch has been looked at: that batch, then the rest."""
-    yield first
-    yield from rest
-
-
 def _default_prediction(network):
     learned = network.output_channels == 2 * network.image_shape[-1]
     return LearnedVariance(Noise()) if learned else Noise()
-
-
-def _instance(name, value, default, kind):
-    """The value, or the default for None; ValueError for anything that is not of that kind."""
-    value = default() if value is None else value
-    if not isinstance(value, kind):
-        raise ValueError(
-            f"{name} must be an object of a class of keras_dit's {kind.__name__}s. "
-            f"Received: {name}={value!r}"
-        )
-    return value

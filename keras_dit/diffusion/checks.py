@@ -1,0 +1,104 @@
+"""What is given to `Diffusion`, checked on the host before any work is done with it."""
+
+import warnings
+
+import keras
+import numpy as np
+
+from keras_dit.conditioning import check_labels
+
+
+def instance(name, value, default, kind):
+    """The value, or the default for None; ValueError for anything that is not of that kind."""
+    value = default() if value is None else value
+    if not isinstance(value, kind):
+        raise ValueError(
+            f"{name} must be an object of a class of keras_dit's {kind.__name__}s. "
+            f"Received: {name}={value!r}"
+        )
+    return value
+
+
+def requested(labels, num_images, num_classes):
+    """What `generate` was asked for.
+
+    Returns:
+        The labels as numpy int32, the null label for None, or None for a network without classes;
+        and how many pictures.
+    """
+    if labels is None:
+        if not isinstance(num_images, (int, np.integer)) or num_images < 1:
+            raise ValueError(
+                f"give labels, or num_images of 1 or more. Received: num_images={num_images!r}"
+            )
+        empty = None if num_classes is None else np.full(num_images, num_classes, "int32")
+        return empty, int(num_images)
+    if num_classes is None:
+        raise ValueError("the network has no classes (num_classes=None): give no labels")
+    labels = list(np.atleast_1d(np.asarray(labels, dtype=object)))
+    if not labels or (num_images is not None and num_images != len(labels)):
+        raise ValueError(f"num_images={num_images}, but there are {len(labels)} labels")
+    given = np.array([label is not None for label in labels])
+    array = np.full(len(labels), num_classes, "int32")
+    if given.any():
+        array[given] = check_labels([x for x in labels if x is not None], num_classes)
+    return array, len(labels)
+
+
+def data(x, y, network, codec):
+    """x, after its first batch (of arrays, everything) has been found to fit the network."""
+    if hasattr(x, "shape"):
+        _batch(x, y, network, codec)
+        return x
+    if x is None:
+        raise ValueError("give pictures as x. Received: x=None")
+    if isinstance(x, keras.utils.PyDataset):
+        first = x[0]
+    else:
+        iterator = iter(x)
+        first = next(iterator, None)
+        if first is None:
+            raise ValueError("the data set is empty")
+        if iterator is x:  # a generator: what was taken has to be put back
+            x = _chained(first, iterator)
+    first = first if isinstance(first, (tuple, list)) else (first,)
+    images, labels = (*first, None)[:2]
+    _batch(images, labels, network, codec)
+    return x
+
+
+def _chained(first, rest):
+    """A generator whose first batch has been looked at: that batch, then the rest."""
+    yield first
+    yield from rest
+
+
+def _batch(images, labels, network, codec):
+    expected, shape = network.image_shape, tuple(images.shape)
+    if len(shape) != 4 or shape[1:] != expected:
+        raise ValueError(
+            "pictures must be (batch, height, width, channels), channels last, here "
+            f"(batch, {', '.join(map(str, expected))}). Received: shape {shape}"
+        )
+    if shape[0] == 0:
+        raise ValueError(f"there are no pictures. Received: shape {shape}")
+    _warn_of_range(np.asarray(images[:256]), codec)
+    if network.num_classes is None:
+        if labels is not None:
+            raise ValueError("the network has no classes (num_classes=None): give no labels")
+    elif labels is None:
+        raise ValueError(f"the network has {network.num_classes} classes: give labels as y")
+    else:
+        check_labels(labels, network.num_classes, shape[0])
+
+
+def _warn_of_range(images, codec):
+    low, high = codec.low, codec.high
+    slack = 0.5 * (high - low)  # noise-augmented pictures may overshoot a little
+    if images.min() < low - slack or images.max() > high + slack:
+        warnings.warn(
+            f"pictures are expected in [{low:g}, {high:g}] but reach from "
+            f"{images.min():g} to {images.max():g}: scale them, or for 0 ... 255 use "
+            "Diffusion(codec=keras_dit.codecs.Pixels(0, 255))",
+            stacklevel=5,
+        )
