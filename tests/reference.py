@@ -1,14 +1,18 @@
-"""A Diffusion Transformer in plain numpy float64, and how the tests come by gradients.
+"""A Diffusion Transformer in plain numpy float64, gradients, and an objective without chance.
 
-Written from the paper (Peebles, Xie 2023) without a line of keras_dit; `test_dit.py` holds it
-against the goldens of facebookresearch/DiT, so that it can stand for them elsewhere.
+The network is written from the paper (Peebles, Xie 2023) without a line of keras_dit;
+`test_dit.py` holds it against facebookresearch/DiT, so that it can stand for it elsewhere.
 """
 
 import math
+from dataclasses import dataclass
 
 import keras
 import numpy as np
 from keras import ops
+
+from keras_dit import backend
+from keras_dit.objectives import Objective
 
 
 def path(network, variable):
@@ -33,6 +37,16 @@ def draw_weights(network, scale=0.2, seed=0):
     return network
 
 
+def run(layer, *inputs):
+    """A layer's output outside training, as numpy.
+
+    Compiled whole: JAX otherwise compiles every operation for every shape, which takes longer.
+    """
+    compiled = backend.compile_inference(layer)
+    inputs = [None if value is None else ops.convert_to_tensor(value) for value in inputs]
+    return ops.convert_to_numpy(compiled(*inputs))
+
+
 def gradients(function, *arrays):
     """∂ function / ∂ array for each array, by the backend; function gives a scalar tensor.
 
@@ -40,8 +54,7 @@ def gradients(function, *arrays):
     """
     moves = Moves([np.shape(array) for array in arrays])
     arrays = [np.asarray(array, "float32") for array in arrays]
-    trainer = Trainer(moves, lambda: function(*(m + a for a, m in zip(arrays, moves.values))))
-    trainer.step()
+    Trainer([moves], lambda: function(*(m + a for a, m in zip(arrays, moves.values)))).step()
     return [-ops.convert_to_numpy(move) for move in moves.values]
 
 
@@ -58,11 +71,11 @@ class Moves(keras.layers.Layer):
 
 
 class Trainer(keras.Model):
-    """Minimises a function without arguments of a layer's weights by SGD at rate 1."""
+    """Minimises a function without arguments of some layers' weights by SGD at rate 1."""
 
-    def __init__(self, layer, loss):
+    def __init__(self, layers, loss):
         super().__init__()
-        self.layer = layer
+        self.parts = layers
         self.loss_function = loss
         self.built = True
 
@@ -73,8 +86,20 @@ class Trainer(keras.Model):
         return self.loss_function()
 
     def step(self):
-        self.compile(keras.optimizers.SGD(1.0), jit_compile=False)
+        self.compile(keras.optimizers.SGD(1.0))
         return self.train_on_batch(np.zeros((1, 1), "float32"))
+
+
+@keras.saving.register_keras_serializable("tests")
+@dataclass(frozen=True)
+class Reconstruction(Objective):
+    """The output has to be x0 at t = 0, where a rectified flow has no noise: nothing is random."""
+
+    def sample_times(self, n, seed):
+        return ops.zeros((n,), "float32")
+
+    def loss(self, output, x0, noise, rates, prediction):
+        return ops.mean(ops.square(output - x0), axis=(1, 2, 3))
 
 
 # The network
