@@ -17,16 +17,20 @@ beside real ones. Writes digits.png, denoising.gif and digits.keras.
 
 example: keras-dit demo --out demo"""
 
-EPOCHS, BATCH_SIZE = 125, 128  # of 12 steps: 1500 steps
-STEPS = 50  # of sampling
+BATCH_SIZE = 128
+EPOCHS, STEPS = 125, 50  # of training, 12 optimizer steps each; of sampling
+SIZE = {"hidden_size": 128, "depth": 4}
 QUICK_EPOCHS, QUICK_STEPS = 2, 5
+QUICK_SIZE = {"hidden_size": 32, "depth": 1}
 PICTURE_GUIDANCE = 2.0  # each digit at its clearest
 SCORE_GUIDANCE = 1.05  # as various as the real ones
 
 
 def add_arguments(command):
     command.add_argument("--out", default="demo", metavar="DIR", help="default: %(default)s")
-    command.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
+    command.add_argument(
+        "--quick", action="store_true", help="a tiny network and a few steps, to see that it runs"
+    )
     command.add_argument("--seed", type=common.natural, metavar="N", default=0)
 
 
@@ -35,8 +39,11 @@ def run(arguments):
     keras.utils.set_random_seed(arguments.seed)
     digits, labels = datasets.load_digits()
     train, held_back = datasets.split(digits, labels, fraction=0.9)
-    epochs, steps = (QUICK_EPOCHS, QUICK_STEPS) if arguments.quick else (EPOCHS, STEPS)
-    model = _model()
+    if arguments.quick:
+        size, epochs, steps = QUICK_SIZE, QUICK_EPOCHS, QUICK_STEPS
+    else:
+        size, epochs, steps = SIZE, EPOCHS, STEPS
+    model = _model(size)
     start = time.perf_counter()
     _train(model, train, epochs, seed=arguments.seed)
     seconds = time.perf_counter() - start
@@ -49,10 +56,8 @@ def run(arguments):
     print(f"pictures and model are in {out}: digits.png, denoising.gif, digits.keras")
 
 
-def _model():
-    network = DiTModel(
-        input_shape=(8, 8, 1), patch_size=2, hidden_size=128, depth=4, num_heads=4, num_classes=10
-    )
+def _model(size):
+    network = DiTModel(input_shape=(8, 8, 1), patch_size=2, num_heads=4, num_classes=10, **size)
     return Diffusion(
         network,
         # So small a picture is lost in noise early: the cosine table has more of its steps before.
