@@ -234,17 +234,16 @@ figure.savefig(OUT / "guidance.png")
 
 # %% [markdown]
 # **How a digit comes out of the noise.** The run visits falling times. At each, the solver (DDIM)
-# asks for $E[x_0 \mid x_t]$ and goes to the next time as if that were the picture: it keeps the
-# noise that $x_t$ would then hold, and makes it smaller. Above is $x_t$, below the estimate. In
-# much noise the best guess is a mean of many digits, blurred; as t falls fewer remain possible,
-# and the last estimate is the picture.
+# asks for $E[x_0 \mid x_t, c]$ and goes to the next time as if that were the picture: it keeps the
+# noise that $x_t$ would then hold, and makes it smaller. Above is $x_t$, below the estimate, here
+# without guidance. In much noise the best answer is a mean of many threes, blurred; as t falls
+# fewer remain possible, and the last estimate is the picture.
 
 # %%
 trajectory = []
 diffusion.generate(
     labels=[3],
     steps=SAMPLING_STEPS,
-    guidance=keras_dit.guidance.ClassifierFree(2.0),
     seed=1,
     callback=lambda step, t, x_t, x0: trajectory.append((t, x_t[0], x0[0])),
 )
@@ -258,7 +257,7 @@ for column, (t, x_t, x0) in zip(axes.T, shown):
         axis.set_xticks([])
         axis.set_yticks([])
 axes[0, 0].set_ylabel("$x_t$")
-axes[1, 0].set_ylabel("$E[x_0 | x_t]$")
+axes[1, 0].set_ylabel("$E[x_0 | x_t, c]$")
 figure.tight_layout()
 figure.savefig(OUT / "trajectory.png")
 
