@@ -16,6 +16,7 @@ from keras_dit import (
     sampler,
     schedules,
     solvers,
+    weights,
 )
 from keras_dit.denoiser import Denoiser
 from keras_dit.diffusion import Diffusion
@@ -46,4 +47,5 @@ __all__ = [
     "sampler",
     "schedules",
     "solvers",
+    "weights",
 ]

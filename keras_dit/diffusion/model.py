@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 from tqdm.auto import tqdm
 
-from keras_dit import backend, sampler
+from keras_dit import backend, sampler, weights
 from keras_dit.codecs import Codec, Pixels
 from keras_dit.denoiser import Denoiser
 from keras_dit.diffusion import checks
@@ -77,6 +77,29 @@ class Diffusion(keras.Model):
         self.build()
 
     # Construction
+
+    @classmethod
+    def from_preset(cls, preset, **overrides):
+        """A diffusion model with published weights and the process that belongs to them.
+
+        DiT: DDPM's linear table, the noise and, where the network has it, a learned variance.
+        SiT: straight lines with reversed time. A folder of diffusers: what its scheduler says.
+        Four channels are latents, scaled by 0.18215. SiT's tensors have DiT's names: unless a
+        checkpoint's own settings say which it is, a file whose name starts with "sit" is SiT's.
+
+        Args:
+            preset: a file, a folder or `hf://owner/name`, as for `keras_dit.weights.load`.
+            **overrides: arguments of `Diffusion`, and of `DiTModel` as for `weights.load`.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: for a file that holds no network.
+        """
+        names = ("schedule", "prediction", "objective", "codec", "ema")
+        parts = {name: overrides.pop(name) for name in names if name in overrides}
+        source = weights.open_source(preset)
+        network = source.network(**overrides)
+        return cls(network, **{**source.process(network), **parts})
 
     def _check_parts(self):
         channels = self.network.image_shape[-1]
