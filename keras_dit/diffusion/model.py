@@ -13,9 +13,9 @@ from keras_dit.denoiser import Denoiser
 from keras_dit.diffusion import checks
 from keras_dit.diffusion.average import WeightAverage
 from keras_dit.guidance import Guidance, Unguided
-from keras_dit.objectives import MeanSquaredError, Objective
+from keras_dit.objectives import Hybrid, MeanSquaredError, Objective
 from keras_dit.predictions import LearnedVariance, Noise, Prediction
-from keras_dit.schedules import LinearBeta, NoiseSchedule, broadcast
+from keras_dit.schedules import LinearBeta, NoiseSchedule, TableSchedule, broadcast
 from keras_dit.serialization import register
 from keras_dit.solvers import DDIM, Solver
 
@@ -37,7 +37,8 @@ class Diffusion(keras.Model):
         schedule: a `NoiseSchedule`; None: `LinearBeta()`, as DiT was published.
         prediction: what the network's output means; None: `Noise()`, with `LearnedVariance`
             if the network has the channels for it.
-        objective: times and weights of the loss; None: `MeanSquaredError()`.
+        objective: times and weights of the loss; None: `MeanSquaredError()`, or, as DiT was
+            trained, `Hybrid(schedule)` where a table schedule's variance is learned.
         codec: pictures <-> what the network sees; None: `Pixels()`, pictures in [−1, 1].
         ema: decay in [0, 1) of the average for each step, or None for no average.
 
@@ -64,7 +65,12 @@ class Diffusion(keras.Model):
         self.prediction = checks.instance(
             "prediction", prediction, lambda: _default_prediction(network), Prediction
         )
-        self.objective = checks.instance("objective", objective, MeanSquaredError, Objective)
+        self.objective = checks.instance(
+            "objective",
+            objective,
+            lambda: _default_objective(self.schedule, self.prediction),
+            Objective,
+        )
         self.codec = checks.instance("codec", codec, Pixels, Codec)
         self.ema = ema
         self._check_parts()
@@ -110,6 +116,7 @@ class Diffusion(keras.Model):
                 "(learned_variance=True doubles them). "
                 f"Received: {self.prediction} and {self.network.output_channels} output channels"
             )
+        self.objective.check(self.schedule, self.prediction)
         if self.prediction.needs_signal and not ops.convert_to_numpy(self.schedule(1.0).alpha) > 0:
             raise ValueError(
                 "the clean sample cannot be had from the noise where the schedule has no signal "
@@ -335,3 +342,8 @@ class Diffusion(keras.Model):
 def _default_prediction(network):
     learned = network.output_channels == 2 * network.image_shape[-1]
     return LearnedVariance(Noise()) if learned else Noise()
+
+
+def _default_objective(schedule, prediction):
+    bound = isinstance(prediction, LearnedVariance) and isinstance(schedule, TableSchedule)
+    return Hybrid(schedule) if bound else MeanSquaredError()
