@@ -17,9 +17,9 @@ from keras_dit.layers.patches import unpatchify
 from keras_dit.serialization import register
 
 
-def _layer_norm(layer, name):
+def _layer_norm(layer, name, epsilon=1e-6):
     return keras.layers.LayerNormalization(
-        epsilon=1e-6, center=False, scale=False, dtype=layer.dtype_policy, name=name
+        epsilon=epsilon, center=False, scale=False, dtype=layer.dtype_policy, name=name
     )
 
 
@@ -48,6 +48,7 @@ class AdaLNBlock(keras.layers.Layer):
     Args:
         num_heads: heads of the attention; the width of the tokens has to be a multiple of it.
         mlp_ratio: width of the MLP's hidden layer over that of the tokens.
+        mlp_epsilon: epsilon of the layer norm before the MLP; 1e-6 as in DiT, 1e-5 in diffusers.
 
     Call:
         tokens (B, T, D), conditioning (B, D) -> tokens (B, T, D).
@@ -59,17 +60,18 @@ class AdaLNBlock(keras.layers.Layer):
         Peebles, Xie: Scalable Diffusion Models with Transformers (2023), figure 3.
     """
 
-    def __init__(self, num_heads, mlp_ratio=4.0, **kwargs):
+    def __init__(self, num_heads, mlp_ratio=4.0, mlp_epsilon=1e-6, **kwargs):
         super().__init__(**kwargs)
         self.num_heads = num_heads
         self.mlp_ratio = mlp_ratio
+        self.mlp_epsilon = mlp_epsilon
 
     def build(self, tokens_shape, conditioning_shape=None):
         width, dtype = tokens_shape[-1], self.dtype_policy
         self.modulation = _modulation(self, 6, width)
         self.norm_attention = _layer_norm(self, "norm_attention")
         self.attention = SelfAttention(self.num_heads, dtype=dtype, name="attention")
-        self.norm_mlp = _layer_norm(self, "norm_mlp")
+        self.norm_mlp = _layer_norm(self, "norm_mlp", self.mlp_epsilon)
         self.mlp_in = TokenDense(int(width * self.mlp_ratio), dtype=dtype, name="mlp_in")
         self.mlp_out = TokenDense(width, dtype=dtype, name="mlp_out")
         self.modulation.build((None, (conditioning_shape or tokens_shape)[-1]))
@@ -90,7 +92,11 @@ class AdaLNBlock(keras.layers.Layer):
         return tokens_shape
 
     def get_config(self):
-        own = {"num_heads": self.num_heads, "mlp_ratio": self.mlp_ratio}
+        own = {
+            "num_heads": self.num_heads,
+            "mlp_ratio": self.mlp_ratio,
+            "mlp_epsilon": self.mlp_epsilon,
+        }
         return {**super().get_config(), **own}
 
 
