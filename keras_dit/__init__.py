@@ -4,6 +4,7 @@
 from keras_dit import backend  # noqa: F401, I001
 
 from keras_dit import (
+    checkpoints,
     codecs,
     conditioning,
     datasets,
@@ -34,6 +35,7 @@ __all__ = [
     "Diffusion",
     "PatchEmbedding",
     "Rates",
+    "checkpoints",
     "codecs",
     "conditioning",
     "datasets",

@@ -7,7 +7,8 @@ import numpy as np
 from keras import ops
 from tqdm.auto import tqdm
 
-from keras_dit import backend, sampler
+from keras_dit import backend, checkpoints, sampler
+from keras_dit.checkpoints import Checkpoint
 from keras_dit.codecs import Codec, Pixels
 from keras_dit.denoiser import Denoiser
 from keras_dit.diffusion import checks
@@ -137,7 +138,9 @@ class Diffusion(keras.Model):
         self.compile(optimizer=keras.optimizers.deserialize(config["optimizer"]))
         self.optimizer.build(self.trainable_variables)
 
-    def fit(self, x=None, y=None, *args, callbacks=None, **kwargs):
+    def fit(
+        self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs
+    ):
         """Train. As `keras.Model.fit`, with pictures as x and labels as y.
 
         Args:
@@ -145,8 +148,9 @@ class Diffusion(keras.Model):
                 a `keras.utils.PyDataset`, a tf.data.Dataset, a torch DataLoader, a generator.
             y: labels (N,), integers in 0 … num_classes − 1; None if x is a data set or the
                 network has no classes.
-            callbacks: a list of `keras.callbacks.Callback`.
-            *args, **kwargs: as for `keras.Model.fit`.
+            callbacks: a list of `keras.callbacks.Callback`. With a `checkpoints.Checkpoint` arrays
+                are shuffled by its seed, so that the run can go on at any step.
+            batch_size, epochs, verbose, **kwargs: as for `keras.Model.fit`.
 
         Raises:
             ValueError: for pictures or labels that do not fit the network. Arrays are checked
@@ -160,7 +164,16 @@ class Diffusion(keras.Model):
         if isinstance(x, keras.utils.PyDataset):
             kwargs.setdefault("shuffle", False)  # its order is its own, so that it can be repeated
         callbacks = [StopOnSkips(), *(callbacks or ())]
-        return super().fit(x, y, *args, callbacks=callbacks, **kwargs)
+        kwargs |= {"batch_size": batch_size, "epochs": epochs, "verbose": verbose}
+        checkpoint = next((c for c in callbacks if isinstance(c, Checkpoint)), None)
+        if checkpoint is None:
+            return super().fit(x, y, callbacks=callbacks, **kwargs)
+        callbacks.remove(checkpoint)
+        data = x, y, kwargs.pop("sample_weight", None)
+        with checkpoint.signals():
+            return checkpoints.fit(
+                super().fit, self, checkpoint, data, callbacks=callbacks, **kwargs
+            )
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """The loss of the averaged weights, as `keras.Model.evaluate`.
