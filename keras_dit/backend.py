@@ -246,6 +246,12 @@ def synchronize(tensor):
         tensor.numpy()
 
 
+def is_out_of_memory(error):
+    """Whether an error says that host or device memory did not suffice."""
+    signs = "RESOURCE_EXHAUSTED", "out of memory", "can't allocate memory", "OOM when allocating"
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
+
+
 def device_name():
     """The device that computes, in words, such as "cpu" or "NVIDIA A100-SXM4-40GB"."""
     if BACKEND == "jax":

@@ -34,7 +34,7 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _DIGEST, _DIGEST_SIZE = "sha256", 32
 
 
-class CorruptCheckpointError(ValueError):
+class CorruptCheckpointError(OSError):
     """The file is not what was written."""
 
     def __init__(self, path):

@@ -31,7 +31,8 @@ class Diffusion(keras.Model):
 
     Next to the weights it keeps their exponential moving average (EMA) in float32, which
     `evaluate` and `generate` use; training never sees it. After n updates the average forgets
-    at the rate min(ema, n / (n + 10)): it starts as a copy and lengthens with the run.
+    at the rate min(ema, n / (n + 10)): it starts as a copy and lengthens with the run. The
+    average takes in the weights at the start of each step, so it is one step behind.
 
     A step whose loss or gradient is not finite is not applied: weights, average and optimizer
     stay as they were. The logs of `fit` count such steps as `skipped`; a number of them in a row
@@ -206,10 +207,10 @@ class Diffusion(keras.Model):
             moved += self.average.variables
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             # It leaves out a step by itself, but has to see it to lower its scale.
-            self._apply(gradients)
             backend.assign_if(finite, self._move_average, moved)
+            self._apply(gradients)
         else:
-            backend.assign_if(finite, lambda: (self._apply(gradients), self._move_average()), moved)
+            backend.assign_if(finite, lambda: (self._move_average(), self._apply(gradients)), moved)
         self.skipped.assign(self.skipped + ops.cast(ops.logical_not(finite), "int32"))
         return self._training_logs(loss, finite, ops.shape(data[0])[0])
 
@@ -224,7 +225,8 @@ class Diffusion(keras.Model):
         tracker = next(metric for metric in self.metrics if metric.name == "loss")
         weight = ops.where(finite, count, 0)  # a skipped step is in no mean
         tracker.update_state(ops.where(finite, loss, 0.0), sample_weight=weight)
-        return {**self.get_metrics_result(), "skipped": ops.convert_to_tensor(self.skipped)}
+        loss = ops.where(tracker.count > 0, tracker.result(), float("nan"))
+        return {"loss": loss, "skipped": ops.convert_to_tensor(self.skipped)}
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The objective on a batch, a float32 scalar; NaN if a label is out of range."""
