@@ -17,7 +17,8 @@ def path_of(folder, steps):
 
 def paths(folder):
     """All checkpoints but the best, the newest first."""
-    return sorted(pathlib.Path(folder).glob("step_*.safetensors"), reverse=True)
+    found = pathlib.Path(folder).glob("step_*.safetensors")
+    return sorted(found, key=lambda path: (len(path.name), path.name), reverse=True)
 
 
 def newest(folder):
