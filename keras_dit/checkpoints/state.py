@@ -27,6 +27,7 @@ def variables(model):
         optimizer.build(model.trainable_variables)
     names = [weight.path.removeprefix(f"{network.name}/") for weight in network.weights]
     named = {f"network/{name}": weight for name, weight in zip(names, network.weights)}
+    named["skipped"] = model.skipped
     if average is not None:
         named["average/updates"] = average.updates
         named |= {f"average/{name}": value for name, value in zip(names, average.values)}
