@@ -91,7 +91,7 @@ def kill_trainings(kills, epochs=EPOCHS):
             wrong = [n for n, value in state_in(place).items() if value != expected[n]]
             assert not wrong, f"not exact: {wrong}"
             finished += 1
-            print(f"  {killed} kills so far, {finished} trainings ended exactly", flush=True)
+            print(f"{killed} kills so far, {finished} trainings ended exactly", flush=True)
     return killed, finished
 
 
@@ -145,6 +145,9 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("--kills", "--saves", "--steps", "--pictures"):
         parser.add_argument(name, type=int, default=0)
+    parser.add_argument(
+        "--epochs", type=int, default=EPOCHS, help="of each training that is killed"
+    )
     arguments = parser.parse_args(argv)
     backend = keras.backend.backend()
     if arguments.saves:
@@ -153,7 +156,7 @@ def main(argv=None):
             f"{backend}: {killed} kills in {saves} saves, each left a whole checkpoint", flush=True
         )
     if arguments.kills:
-        killed, finished = kill_trainings(arguments.kills)
+        killed, finished = kill_trainings(arguments.kills, arguments.epochs)
         print(f"{backend}: {killed} kills of {finished} trainings, all ended exactly", flush=True)
     model = make()
     if arguments.steps:
