@@ -149,6 +149,92 @@ def jit_compile_training():
     return BACKEND != "torch"
 
 
+def train_step(model, *arguments):
+    """One step of `fit`, in the form that each of Keras's trainers asks for.
+
+    Args:
+        model: a Keras model with two methods of plain `keras.ops`: `training_loss(data)`, a scalar
+            tensor, and `learn(loss, gradients, data)`, which assigns to variables and returns
+            the logs.
+        *arguments: of the trainer's `train_step`: (state, data) on JAX, else (data,).
+
+    Returns:
+        What the trainer's `train_step` returns.
+
+    Reference:
+        Keras guides: Customizing what happens in `fit()`, one for each backend.
+    """
+    if BACKEND == "jax":
+        return _train_step_jax(model, *arguments)
+    (data,) = arguments
+    variables = model.trainable_variables
+    if BACKEND == "torch":
+        model.zero_grad()
+        loss = model.training_loss(data)
+        model.optimizer.scale_loss(loss).backward()
+        with torch.no_grad():
+            return model.learn(loss.detach(), [v.value.grad for v in variables], data)
+    with tf.GradientTape() as tape:
+        loss = model.training_loss(data)
+        scaled = model.optimizer.scale_loss(loss)
+    gradients = tape.gradient(scaled, [v.value for v in variables])
+    # Those of a table are sparse; dense they are like all others.
+    gradients = [None if g is None else tf.convert_to_tensor(g) for g in gradients]
+    return model.learn(loss, gradients, data)
+
+
+def _train_step_jax(model, state, data):
+    groups = (
+        model.trainable_variables,
+        model.non_trainable_variables,
+        model.optimizer.variables,
+        model.metrics_variables,
+    )
+    variables = [v for group in groups for v in group]
+    rest = [value for values in state[1:] for value in values]
+
+    def objective(trainable):
+        with keras.StatelessScope(list(zip(variables, [*trainable, *rest]))) as scope:
+            loss = model.training_loss(data)
+            scaled = model.optimizer.scale_loss(loss)
+        return scaled, (loss, [scope.get_current_value(v) for v in variables])
+
+    gradients, (loss, values) = jax.grad(objective, has_aux=True)(state[0])
+    with keras.StatelessScope(list(zip(variables, values))) as scope:
+        logs = model.learn(loss, gradients, data)
+    return logs, tuple([scope.get_current_value(v) for v in group] for group in groups)
+
+
+def apply_gradients(optimizer, gradients, variables):
+    """Let the optimizer move the variables; inside `learn` of a `train_step`."""
+    if BACKEND != "jax":
+        optimizer.apply(gradients, variables)
+        return
+    old = [v.value for v in optimizer.variables], gradients, [v.value for v in variables]
+    moved = zip((variables, optimizer.variables), optimizer.stateless_apply(*old))
+    for targets, values in moved:
+        for target, value in zip(targets, values):
+            target.assign(value)
+
+
+def assign_if(condition, update, variables):
+    """Run `update()`, which assigns to the variables, only where a scalar condition holds.
+
+    On JAX it always runs, and what it assigned is chosen or not: XLA puts the choice into the
+    loops that compute it, where a branch would copy every variable.
+    """
+    if BACKEND == "torch":
+        if condition:
+            update()
+    elif BACKEND == "tensorflow":
+        tf.cond(condition, lambda: (update(), 0)[1], lambda: 0)
+    else:
+        old = [v.value for v in variables]
+        update()
+        for variable, value in zip(variables, old):
+            variable.assign(ops.where(condition, variable.value, value))
+
+
 def synchronize(tensor):
     """Wait until `tensor` has been computed, so that a clock read next is right."""
     if BACKEND == "jax":
@@ -158,6 +244,12 @@ def synchronize(tensor):
             torch.cuda.synchronize()
     else:
         tensor.numpy()
+
+
+def is_out_of_memory(error):
+    """Whether an error says that host or device memory did not suffice."""
+    signs = "RESOURCE_EXHAUSTED", "out of memory", "can't allocate memory", "OOM when allocating"
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
 
 
 def device_name():

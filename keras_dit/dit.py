@@ -112,7 +112,7 @@ class DiTModel(keras.Model):
             "frequency_shift": frequency_shift,
             "mlp_epsilon": mlp_epsilon,
         }
-        self.config = {"input_shape": tuple(map(_plain, input_shape))}
+        self.config = {"input_shape": _shape(input_shape)}
         self.config.update({name: _plain(value) for name, value in config.items()})
         _check(self.config)
         self.remat = remat
@@ -233,6 +233,13 @@ def _plain(value):
     return value.item() if isinstance(value, np.generic) else value
 
 
+def _shape(value):
+    try:
+        return tuple(map(_plain, value))
+    except TypeError:
+        raise ValueError(f"input_shape must be three integers. Received: {value!r}") from None
+
+
 def _check(config):
     """Raise ValueError for numbers that make no network."""
     for name in ("patch_size", "hidden_size", "depth", "num_heads"):
@@ -249,11 +256,14 @@ def _check(config):
         raise ValueError(
             f"num_classes must be None or at least 1. Received: num_classes={classes!r}"
         )
+    for name in ("label_dropout", "mlp_ratio"):
+        if not isinstance(config[name], (int, float)):
+            raise ValueError(f"{name} must be a number. Received: {config[name]!r}")
     if not 0.0 <= config["label_dropout"] < 1.0:
         raise ValueError(
             f"label_dropout must be in [0, 1). Received: label_dropout={config['label_dropout']!r}"
         )
-    if not config["mlp_ratio"] * width >= 1:
+    if not 1 <= config["mlp_ratio"] * width < float("inf"):
         raise ValueError(f"mlp_ratio must be positive. Received: mlp_ratio={config['mlp_ratio']!r}")
 
 

@@ -7,11 +7,13 @@ import numpy as np
 from keras import ops
 from tqdm.auto import tqdm
 
-from keras_dit import backend, sampler, weights
+from keras_dit import backend, checkpoints, sampler, weights
+from keras_dit.checkpoints import Checkpoint
 from keras_dit.codecs import Codec, Pixels
 from keras_dit.denoiser import Denoiser
 from keras_dit.diffusion import checks
 from keras_dit.diffusion.average import WeightAverage
+from keras_dit.diffusion.skips import StopOnSkips, all_finite
 from keras_dit.guidance import Guidance, Unguided
 from keras_dit.objectives import Hybrid, MeanSquaredError, Objective
 from keras_dit.predictions import LearnedVariance, Noise, Prediction
@@ -31,6 +33,10 @@ class Diffusion(keras.Model):
     `evaluate` and `generate` use; training never sees it. After n updates the average forgets
     at the rate min(ema, n / (n + 10)): it starts as a copy and lengthens with the run. The
     average takes in the weights at the start of each step, so it is one step behind.
+
+    A step whose loss or gradient is not finite is not applied: weights, average and optimizer
+    stay as they were. The logs of `fit` count such steps as `skipped`; a number of them in a row
+    end the training.
 
     Args:
         network: a `DiTModel`.
@@ -77,6 +83,9 @@ class Diffusion(keras.Model):
         self.training_seed = keras.random.SeedGenerator()
         self.evaluation_seed = keras.random.SeedGenerator(seed=0)
         self.average = None if ema is None else WeightAverage(ema, network.weights, name="average")
+        self.skipped = self.add_weight(
+            shape=(), initializer="zeros", dtype="int32", trainable=False, name="skipped"
+        )
         # Compiled sampling steps by (solver, guidance). They hold functions, nothing that Keras
         # should track or save.
         object.__setattr__(self, "_compiled_steps", {})
@@ -160,7 +169,9 @@ class Diffusion(keras.Model):
         self.compile(optimizer=keras.optimizers.deserialize(config["optimizer"]))
         self.optimizer.build(self.trainable_variables)
 
-    def fit(self, x=None, y=None, *args, **kwargs):
+    def fit(
+        self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs
+    ):
         """Train. As `keras.Model.fit`, with pictures as x and labels as y.
 
         Args:
@@ -168,11 +179,14 @@ class Diffusion(keras.Model):
                 a `keras.utils.PyDataset`, a tf.data.Dataset, a torch DataLoader, a generator.
             y: labels (N,), integers in 0 … num_classes − 1; None if x is a data set or the
                 network has no classes.
-            *args, **kwargs: as for `keras.Model.fit`.
+            callbacks: a list of `keras.callbacks.Callback`. With a `checkpoints.Checkpoint` arrays
+                are shuffled by its seed, so that the run can go on at any step.
+            batch_size, epochs, verbose, **kwargs: as for `keras.Model.fit`.
 
         Raises:
             ValueError: for pictures or labels that do not fit the network. Arrays are checked
                 whole, of a data set the first batch.
+            FloatingPointError: if many steps in a row had to be skipped.
         """
         x = checks.data(x, y, self.network, self.codec)
         validation = kwargs.get("validation_data")
@@ -180,7 +194,17 @@ class Diffusion(keras.Model):
             checks.data(*(*validation, None)[:2], self.network, self.codec)
         if not hasattr(x, "shape"):
             kwargs.setdefault("shuffle", False)  # a data set's order is its own
-        return super().fit(x, y, *args, **kwargs)
+        callbacks = [StopOnSkips(), *(callbacks or ())]
+        kwargs |= {"batch_size": batch_size, "epochs": epochs, "verbose": verbose}
+        checkpoint = next((c for c in callbacks if isinstance(c, Checkpoint)), None)
+        if checkpoint is None:
+            return super().fit(x, y, callbacks=callbacks, **kwargs)
+        callbacks.remove(checkpoint)
+        data = x, y, kwargs.pop("sample_weight", None)
+        with checkpoint.signals():
+            return checkpoints.fit(
+                super().fit, self, checkpoint, data, callbacks=callbacks, **kwargs
+            )
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """The loss of the averaged weights, as `keras.Model.evaluate`.
@@ -197,8 +221,45 @@ class Diffusion(keras.Model):
     def call(self, x):
         return x  # the network runs in compute_loss, where noise and time are drawn
 
+    def train_step(self, *arguments):
+        return backend.train_step(self, *arguments)
+
+    def training_loss(self, data):
+        """The objective on a batch (x, y, sample_weight) in training; a float32 scalar."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        return self.compute_loss(x, y, sample_weight=sample_weight, training=True)
+
+    def learn(self, loss, gradients, data):
+        """Apply the gradients and move the average, if all is finite; returns the logs."""
+        finite = all_finite([loss, *gradients])
+        moved = [*self.trainable_variables, *self.optimizer.variables]
+        if self.average is not None:
+            moved += self.average.variables
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            # It leaves out a step by itself, but has to see it to lower its scale.
+            backend.assign_if(finite, self._move_average, moved)
+            self._apply(gradients)
+        else:
+            backend.assign_if(finite, lambda: (self._move_average(), self._apply(gradients)), moved)
+        self.skipped.assign(self.skipped + ops.cast(ops.logical_not(finite), "int32"))
+        return self._training_logs(loss, finite, ops.shape(data[0])[0])
+
+    def _apply(self, gradients):
+        backend.apply_gradients(self.optimizer, gradients, self.trainable_variables)
+
+    def _move_average(self):
+        if self.average is not None:
+            self.average.update(self.network.weights)
+
+    def _training_logs(self, loss, finite, count):
+        tracker = next(metric for metric in self.metrics if metric.name == "loss")
+        weight = ops.where(finite, count, 0)  # a skipped step is in no mean
+        tracker.update_state(ops.where(finite, loss, 0.0), sample_weight=weight)
+        loss = ops.where(tracker.count > 0, tracker.result(), float("nan"))
+        return {"loss": loss, "skipped": ops.convert_to_tensor(self.skipped)}
+
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The objective on a batch; in training the average moves too. A float32 scalar."""
+        """The objective on a batch, a float32 scalar; NaN if a label is out of range."""
         seed = self.training_seed if training else self.evaluation_seed
         x0 = self.codec.encode(x)
         t = self.schedule.snap(self.objective.sample_times(ops.shape(x0)[0], seed))
@@ -207,14 +268,19 @@ class Diffusion(keras.Model):
         factor = broadcast(rates, x0)
         x_t = factor.alpha * x0 + factor.sigma * noise  # (B, H, W, C)
         if y is not None:
-            y = ops.reshape(ops.cast(y, "int32"), (-1,))
+            y, valid = self._labels(y)
         output = self._output(x_t, self.schedule.timestep(t), y, training)
         loss = self.objective.loss(output, x0, noise, rates, self.prediction)  # (B,)
         if sample_weight is not None:
             loss = loss * ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
-        if training and self.average is not None:
-            self.average.update(self.network.weights)
-        return ops.mean(loss)
+        loss = ops.mean(loss)
+        return loss if y is None else ops.where(valid, loss, float("nan"))
+
+    def _labels(self, y):
+        """Labels that can be looked up on every backend, and whether they all were in range."""
+        y = ops.reshape(ops.cast(y, "int32"), (-1,))
+        last = self.network.num_classes - 1
+        return ops.clip(y, 0, last), ops.all((y >= 0) & (y <= last))
 
     def _output(self, x_t, timestep, y, training):
         if training:
