@@ -124,6 +124,13 @@ def test_gradients(name):
         np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("name", ["linear", "linear_gelu"])
+def test_values_and_gradients_hold_on_a_processor_where_mkl_is_slow(name, monkeypatch):
+    monkeypatch.setattr(backend, "_mkl_is_slow", lambda: True)
+    test_values(name)
+    test_gradients(name)
+
+
 @case
 def test_bfloat16_keeps_its_dtype_and_its_precision(name):
     ours, plain, shapes = CASES[name]
@@ -142,20 +149,25 @@ def test_attention_of_large_logits_is_finite():
 
 
 @pytest.mark.parametrize("optimizer", [keras.optimizers.Adam, keras.optimizers.AdamW])
-def test_fused_steps_are_those_of_the_equations(optimizer):
-    start, pushes = arrays([(5, 3)])[0], arrays([(5, 3)] * 4, seed=1)
+@pytest.mark.parametrize("excluded", [[], ["bias"], ["kernel", "bias"]])
+def test_fused_steps_are_those_of_the_equations(optimizer, excluded):
+    start, pushes = arrays([(5, 3), (3,)]), arrays([(5, 3), (3,)] * 4, seed=1)
     made = optimizer(0.01, weight_decay=0.1)
-    variable = keras.Variable(start)
+    variables = [keras.Variable(start[0], name="kernel"), keras.Variable(start[1], name="bias")]
+    made.exclude_from_weight_decay(var_names=excluded)
     backend.fuse_optimizer(made)
-    for push in pushes:
-        made.apply([ops.convert_to_tensor(push)], [variable])
-    w, m, v = start.astype("float64"), 0.0, 0.0
-    for step, push in enumerate(pushes, start=1):
-        w = w - 0.1 * 0.01 * w
-        m, v = 0.9 * m + 0.1 * push, 0.999 * v + 0.001 * push.astype("float64") ** 2
-        rate = 0.01 * np.sqrt(1 - 0.999**step) / (1 - 0.9**step)
-        w = w - rate * m / (np.sqrt(v) + 1e-7)
-    np.testing.assert_allclose(ops.convert_to_numpy(variable), w, rtol=1e-6, atol=1e-6)
+    for pair in zip(pushes[::2], pushes[1::2], strict=True):
+        made.apply([ops.convert_to_tensor(push) for push in pair], variables)
+    for which, name in enumerate(["kernel", "bias"]):
+        decay = 0.0 if name in excluded else 0.1
+        w, m, v = start[which].astype("float64"), 0.0, 0.0
+        for step, push in enumerate(pushes[which::2], start=1):
+            w = w - decay * 0.01 * w
+            m, v = 0.9 * m + 0.1 * push, 0.999 * v + 0.001 * push.astype("float64") ** 2
+            rate = 0.01 * np.sqrt(1 - 0.999**step) / (1 - 0.9**step)
+            w = w - rate * m / (np.sqrt(v) + 1e-7)
+        found = ops.convert_to_numpy(variables[which])
+        np.testing.assert_allclose(found, w, rtol=1e-6, atol=1e-6)
 
 
 def test_averages_move_by_the_rate():
