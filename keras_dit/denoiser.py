@@ -1,14 +1,12 @@
 """Network, schedule and prediction together: E[x0 | x_t]."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from keras import ops
 
-from keras_dit.dit import DiTModel
-from keras_dit.predictions import Denoised, Prediction
+from keras_dit.predictions import Prediction
 from keras_dit.schedules import NoiseSchedule
-
-__all__ = ["Denoised", "Denoiser"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,7 @@ class Denoiser:
         x_t (B, ...), rates, condition (B,) or None -> `Denoised`.
     """
 
-    network: DiTModel
+    network: Callable
     schedule: NoiseSchedule
     prediction: Prediction
 

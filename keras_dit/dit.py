@@ -7,6 +7,7 @@ Reference:
 import difflib
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_dit.conditioning import LabelEmbedding, TimestepEmbedding
@@ -94,8 +95,7 @@ class DiTModel(keras.Model):
     ):
         # Without autocast t and x arrive as they are: bfloat16 would round t.
         super().__init__(autocast=False, **kwargs)
-        self.config = {
-            "input_shape": tuple(input_shape),
+        config = {
             "patch_size": patch_size,
             "hidden_size": hidden_size,
             "depth": depth,
@@ -107,10 +107,12 @@ class DiTModel(keras.Model):
             "remat": remat,
             "frequency_shift": frequency_shift,
         }
+        self.config = {"input_shape": tuple(map(_plain, input_shape))}
+        self.config.update({name: _plain(value) for name, value in config.items()})
         _check(self.config)
         self.remat = remat
-        self.num_classes = num_classes
-        self.image_shape = tuple(input_shape)
+        self.num_classes = self.config["num_classes"]
+        self.image_shape = self.config["input_shape"]
         self.output_channels = self.image_shape[-1] * (2 if learned_variance else 1)
         self._create_layers()
         self.build()
@@ -202,6 +204,11 @@ class DiTModel(keras.Model):
 def _caller(block):
     # keras.remat wraps a function of positional tensors on every backend, a layer on none.
     return lambda tokens, conditioning: block(tokens, conditioning)
+
+
+def _plain(value):
+    """A number of numpy, such as labels.max() + 1, as Python's; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _check(config):

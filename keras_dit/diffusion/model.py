@@ -149,8 +149,8 @@ class Diffusion(keras.Model):
         validation = kwargs.get("validation_data")
         if isinstance(validation, (tuple, list)):
             checks.data(*(*validation, None)[:2], self.network, self.codec)
-        if isinstance(x, keras.utils.PyDataset):
-            kwargs.setdefault("shuffle", False)  # its order is its own, so that it can be repeated
+        if not hasattr(x, "shape"):
+            kwargs.setdefault("shuffle", False)  # a data set's order is its own
         return super().fit(x, y, *args, **kwargs)
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
@@ -158,7 +158,7 @@ class Diffusion(keras.Model):
 
         Times and noise are the same at every call, so that two losses can be compared.
         """
-        if x is not None and not kwargs.get("_use_cached_eval_dataset"):
+        if not kwargs.get("_use_cached_eval_dataset"):  # as from within fit, which checked it
             x = checks.data(x, y, self.network, self.codec)
         fresh = keras.random.SeedGenerator(seed=0)
         self.evaluation_seed.state.assign(ops.convert_to_numpy(fresh.state))
