@@ -7,6 +7,7 @@ from keras_dit import (
     codecs,
     conditioning,
     datasets,
+    gaussian,
     guidance,
     images,
     layers,
@@ -16,6 +17,7 @@ from keras_dit import (
     sampler,
     schedules,
     solvers,
+    weights,
 )
 from keras_dit.denoiser import Denoiser
 from keras_dit.diffusion import Diffusion
@@ -37,6 +39,7 @@ __all__ = [
     "codecs",
     "conditioning",
     "datasets",
+    "gaussian",
     "guidance",
     "images",
     "layers",
@@ -46,4 +49,5 @@ __all__ = [
     "sampler",
     "schedules",
     "solvers",
+    "weights",
 ]

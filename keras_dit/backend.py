@@ -120,15 +120,29 @@ def jit_compile_training():
     return BACKEND != "torch"
 
 
-def synchronize(tensor):
-    """Wait until `tensor` has been computed, so that a clock read next is right."""
+def synchronize(result):
+    """Wait until `result` has been computed, so that a clock read next is right."""
     if BACKEND == "jax":
-        jax.block_until_ready(tensor)
+        jax.block_until_ready(result)
     elif BACKEND == "torch":
-        if tensor.is_cuda:
+        if torch.cuda.is_available():
             torch.cuda.synchronize()
-    else:
-        tensor.numpy()
+    elif tf.config.list_physical_devices("GPU"):
+        tf.experimental.sync_devices()  # on a CPU an operation returns when it is done
+
+
+def peak_memory():
+    """The most bytes held so far: of the GPU's memory where one computes, else of the process."""
+    if BACKEND == "jax" and jax.default_backend() != "cpu":
+        return jax.devices()[0].memory_stats()["peak_bytes_in_use"]
+    if BACKEND == "torch" and torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    if BACKEND == "tensorflow" and tf.config.list_physical_devices("GPU"):
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"]
+    import resource  # not on Windows
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def device_name():

@@ -5,6 +5,8 @@ Reference:
 """
 
 import difflib
+import os
+import pathlib
 
 import keras
 import numpy as np
@@ -62,6 +64,7 @@ class DiTModel(keras.Model):
         remat: whether training keeps each block's input only and computes the rest again in
             the backward pass: less memory, about a third more arithmetic, the same gradients.
         frequency_shift: 0, or 1 for the time features of diffusers.
+        mlp_epsilon: epsilon of the layer norm before each MLP; diffusers has 1e-5.
         dtype: a Keras dtype policy such as "mixed_bfloat16". Time features and the output are
             float32 under any policy.
 
@@ -91,6 +94,7 @@ class DiTModel(keras.Model):
         label_dropout=0.1,
         remat=False,
         frequency_shift=0,
+        mlp_epsilon=1e-6,
         **kwargs,
     ):
         # Without autocast t and x arrive as they are: bfloat16 would round t.
@@ -106,6 +110,7 @@ class DiTModel(keras.Model):
             "label_dropout": label_dropout,
             "remat": remat,
             "frequency_shift": frequency_shift,
+            "mlp_epsilon": mlp_epsilon,
         }
         self.config = {"input_shape": tuple(map(_plain, input_shape))}
         self.config.update({name: _plain(value) for name, value in config.items()})
@@ -117,17 +122,24 @@ class DiTModel(keras.Model):
         self._create_layers()
         self.build()
 
+    # path, **overrides -> DiTModel: `keras_dit.weights`, a floor above, puts its `load` here.
+    open_weights = None
+
     @classmethod
     def from_preset(cls, preset, **overrides):
-        """A new network of a published size.
+        """A new network of a published size, or one with published weights.
 
         Args:
-            preset: "dit_s_2" … "dit_xl_8": size s, b, l or xl, patch 2, 4 or 8.
-            **overrides: the other arguments of `DiTModel`; `input_shape` is needed.
+            preset: "dit_s_2" … "dit_xl_8": size s, b, l or xl, patch 2, 4 or 8. Or what holds
+                weights (`keras_dit.weights.load`): a file, a folder, `hf://owner/name`.
+            **overrides: the other arguments of `DiTModel`; a new network needs `input_shape`.
 
         Raises:
-            ValueError: for an unknown name, with the valid ones.
+            FileNotFoundError: for a path where nothing is.
+            ValueError: for an unknown name, with the valid ones, or a file that is no network.
         """
+        if preset not in PRESETS and _is_path(preset):
+            return cls.open_weights(preset, **overrides)
         return cls(**{**preset_config(preset), **overrides})
 
     def _create_layers(self):
@@ -143,7 +155,13 @@ class DiTModel(keras.Model):
                 self.num_classes, width, config["label_dropout"], dtype=dtype, name="label"
             )
         self.blocks = [
-            AdaLNBlock(config["num_heads"], config["mlp_ratio"], dtype=dtype, name=f"block_{i}")
+            AdaLNBlock(
+                config["num_heads"],
+                config["mlp_ratio"],
+                config["mlp_epsilon"],
+                dtype=dtype,
+                name=f"block_{i}",
+            )
             for i in range(config["depth"])
         ]
         output_shape = (*self.image_shape[:2], self.output_channels)
@@ -199,6 +217,10 @@ class DiTModel(keras.Model):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         return cls(**config)
+
+
+def _is_path(preset):
+    return "/" in str(preset) or os.path.exists(preset) or pathlib.Path(preset).suffix != ""
 
 
 def _caller(block):

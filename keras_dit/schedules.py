@@ -198,6 +198,23 @@ class RectifiedFlow(NoiseSchedule):
         return 1000.0 * ops.convert_to_tensor(t, "float32")
 
 
+@register
+@dataclass(frozen=True)
+class ReversedFlow(NoiseSchedule):
+    """The straight line of `RectifiedFlow`, whose network is given 1 − t, as SiT's is.
+
+    Reference:
+        Ma et al., SiT: Exploring Flow and Diffusion-based Generative Models (2024).
+    """
+
+    def __call__(self, t):
+        t = ops.convert_to_tensor(t, "float32")
+        return Rates(t, 1.0 - t, t)
+
+    def timestep(self, t):
+        return 1.0 - ops.convert_to_tensor(t, "float32")
+
+
 class TimeGrid(Configurable):
     """Which times a sampling run visits. Subclasses are frozen dataclasses."""
 

@@ -7,15 +7,15 @@ import numpy as np
 from keras import ops
 from tqdm.auto import tqdm
 
-from keras_dit import backend, sampler
+from keras_dit import backend, sampler, weights
 from keras_dit.codecs import Codec, Pixels
 from keras_dit.denoiser import Denoiser
 from keras_dit.diffusion import checks
 from keras_dit.diffusion.average import WeightAverage
 from keras_dit.guidance import Guidance, Unguided
-from keras_dit.objectives import MeanSquaredError, Objective
+from keras_dit.objectives import Hybrid, MeanSquaredError, Objective
 from keras_dit.predictions import LearnedVariance, Noise, Prediction
-from keras_dit.schedules import LinearBeta, NoiseSchedule, broadcast
+from keras_dit.schedules import LinearBeta, NoiseSchedule, TableSchedule, broadcast
 from keras_dit.serialization import register
 from keras_dit.solvers import DDIM, Solver
 
@@ -37,7 +37,8 @@ class Diffusion(keras.Model):
         schedule: a `NoiseSchedule`; None: `LinearBeta()`, as DiT was published.
         prediction: what the network's output means; None: `Noise()`, with `LearnedVariance`
             if the network has the channels for it.
-        objective: times and weights of the loss; None: `MeanSquaredError()`.
+        objective: times and weights of the loss; None: `MeanSquaredError()`, or, as DiT was
+            trained, `Hybrid(schedule)` where a table schedule's variance is learned.
         codec: pictures <-> what the network sees; None: `Pixels()`, pictures in [−1, 1].
         ema: decay in [0, 1) of the average for each step, or None for no average.
 
@@ -64,7 +65,12 @@ class Diffusion(keras.Model):
         self.prediction = checks.instance(
             "prediction", prediction, lambda: _default_prediction(network), Prediction
         )
-        self.objective = checks.instance("objective", objective, MeanSquaredError, Objective)
+        self.objective = checks.instance(
+            "objective",
+            objective,
+            lambda: _default_objective(self.schedule, self.prediction),
+            Objective,
+        )
         self.codec = checks.instance("codec", codec, Pixels, Codec)
         self.ema = ema
         self._check_parts()
@@ -78,6 +84,29 @@ class Diffusion(keras.Model):
 
     # Construction
 
+    @classmethod
+    def from_preset(cls, preset, **overrides):
+        """A diffusion model with published weights and the process that belongs to them.
+
+        DiT: DDPM's linear table, the noise and, where the network has it, a learned variance.
+        SiT: straight lines with reversed time. A folder of diffusers: what its scheduler says.
+        Four channels are latents, scaled by 0.18215. SiT's tensors have DiT's names: unless a
+        checkpoint's own settings say which it is, a file whose name starts with "sit" is SiT's.
+
+        Args:
+            preset: a file, a folder or `hf://owner/name`, as for `keras_dit.weights.load`.
+            **overrides: arguments of `Diffusion`, and of `DiTModel` as for `weights.load`.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: for a file that holds no network.
+        """
+        names = ("schedule", "prediction", "objective", "codec", "ema")
+        parts = {name: overrides.pop(name) for name in names if name in overrides}
+        source = weights.open_source(preset)
+        network = source.network(**overrides)
+        return cls(network, **{**source.process(network), **parts})
+
     def _check_parts(self):
         channels = self.network.image_shape[-1]
         expected = self.prediction.output_channels(channels)
@@ -87,6 +116,7 @@ class Diffusion(keras.Model):
                 "(learned_variance=True doubles them). "
                 f"Received: {self.prediction} and {self.network.output_channels} output channels"
             )
+        self.objective.check(self.schedule, self.prediction)
         if self.prediction.needs_signal and not ops.convert_to_numpy(self.schedule(1.0).alpha) > 0:
             raise ValueError(
                 "the clean sample cannot be had from the noise where the schedule has no signal "
@@ -313,3 +343,8 @@ class Diffusion(keras.Model):
 def _default_prediction(network):
     learned = network.output_channels == 2 * network.image_shape[-1]
     return LearnedVariance(Noise()) if learned else Noise()
+
+
+def _default_objective(schedule, prediction):
+    bound = isinstance(prediction, LearnedVariance) and isinstance(schedule, TableSchedule)
+    return Hybrid(schedule) if bound else MeanSquaredError()

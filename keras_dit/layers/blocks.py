@@ -41,6 +41,7 @@ class AdaLNBlock(keras.layers.Layer):
     Args:
         num_heads: heads of the attention; the width of the tokens has to be a multiple of it.
         mlp_ratio: width of the MLP's hidden layer over that of the tokens.
+        mlp_epsilon: epsilon of the layer norm before the MLP; 1e-6 as in DiT, 1e-5 in diffusers.
 
     Call:
         tokens (B, T, D), conditioning (B, D) -> tokens (B, T, D).
@@ -52,10 +53,11 @@ class AdaLNBlock(keras.layers.Layer):
         Peebles, Xie: Scalable Diffusion Models with Transformers (2023), figure 3.
     """
 
-    def __init__(self, num_heads, mlp_ratio=4.0, **kwargs):
+    def __init__(self, num_heads, mlp_ratio=4.0, mlp_epsilon=1e-6, **kwargs):
         super().__init__(**kwargs)
         self.num_heads = num_heads
         self.mlp_ratio = mlp_ratio
+        self.mlp_epsilon = mlp_epsilon
 
     def build(self, tokens_shape, conditioning_shape=None):
         width, dtype = tokens_shape[-1], self.dtype_policy
@@ -73,7 +75,7 @@ class AdaLNBlock(keras.layers.Layer):
         shift1, scale1, gate1, shift2, scale2, gate2 = _split(modulation, 6)
         x = self.attention(backend.modulated_layer_norm(tokens, shift1, scale1, EPSILON))
         tokens = backend.multiply_add(x, gate1, tokens)  # (B, T, D)
-        x = backend.modulated_layer_norm(tokens, shift2, scale2, EPSILON)
+        x = backend.modulated_layer_norm(tokens, shift2, scale2, self.mlp_epsilon)
         x = self.mlp_out(self.mlp_in(x))
         return backend.multiply_add(x, gate2, tokens)  # (B, T, D)
 
@@ -81,7 +83,11 @@ class AdaLNBlock(keras.layers.Layer):
         return tokens_shape
 
     def get_config(self):
-        own = {"num_heads": self.num_heads, "mlp_ratio": self.mlp_ratio}
+        own = {
+            "num_heads": self.num_heads,
+            "mlp_ratio": self.mlp_ratio,
+            "mlp_epsilon": self.mlp_epsilon,
+        }
         return {**super().get_config(), **own}
 
 
