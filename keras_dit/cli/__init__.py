@@ -13,9 +13,16 @@ The environment variable KERAS_BACKEND (jax, torch, tensorflow) chooses the back
 example: keras-dit demo"""
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that answers a mistake with one line, not with the whole usage."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
 def parser():
     """The parser of the whole command."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="keras-dit",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,

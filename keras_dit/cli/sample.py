@@ -2,6 +2,7 @@
 
 import pathlib
 import time
+import zipfile
 
 import keras
 import numpy as np
@@ -31,12 +32,21 @@ def add_arguments(command):
     command.add_argument("model", metavar="MODEL")
     which = command.add_mutually_exclusive_group()
     which.add_argument("--labels", help="classes by number, such as 0,1,2; default: each in turn")
-    which.add_argument("--num-images", type=common.positive, metavar="N", help="default: 80")
-    command.add_argument("--steps", type=common.positive, default=50, help="default: %(default)s")
-    command.add_argument("--solver", choices=SOLVERS, default="ddim", help="default: %(default)s")
+    which.add_argument(
+        "--num-images", type=common.positive, metavar="N", help="default: eight rows"
+    )
+    command.add_argument(
+        "--steps", type=common.positive, metavar="N", default=50, help="default: %(default)s"
+    )
+    command.add_argument(
+        "--solver",
+        type=common.one_of(SOLVERS),
+        default="ddim",
+        help=f"{', '.join(SOLVERS)} (default: %(default)s)",
+    )
     command.add_argument(
         "--guidance",
-        type=float,
+        type=common.finite,
         default=3.0,
         metavar="SCALE",
         help="classifier-free guidance; 1: none (default: %(default)s)",
@@ -44,17 +54,25 @@ def add_arguments(command):
     command.add_argument(
         "--clip", action="store_true", help="clip each step's estimate to the range of pixels"
     )
-    command.add_argument("--batch-size", type=common.positive, default=64, help="at once, at most")
-    command.add_argument("--seed", type=common.natural, default=0)
-    command.add_argument("--out", default="grid.png", help="default: %(default)s")
+    command.add_argument(
+        "--batch-size", type=common.positive, metavar="N", default=64, help="at once, at most"
+    )
+    command.add_argument("--seed", type=common.natural, metavar="N", default=0)
+    command.add_argument(
+        "--out",
+        default="grid.png",
+        metavar="FILE",
+        help=".png for a grid, .npy for the numbers (default: %(default)s)",
+    )
 
 
 def run(arguments):
+    out = _target(arguments.out)
     model = load(arguments.model)
-    out = pathlib.Path(arguments.out)
-    common.writable_folder(out.parent)
-    labels = _labels(arguments, model.network.num_classes)
-    count = len(labels) if labels is not None else arguments.num_images or 80
+    columns = common.grid_columns(model.network.num_classes)
+    count = arguments.num_images or 8 * columns
+    labels = _labels(arguments.labels, model.network.num_classes, count)
+    count = count if labels is None else len(labels)
     start = time.perf_counter()
     pictures = model.generate(
         labels=labels,
@@ -67,7 +85,7 @@ def run(arguments):
         verbose=True,
     )
     seconds = time.perf_counter() - start
-    written = _write(out, pictures, model)
+    written = _write(out, pictures, model, columns)
     print(f"{count} pictures in {seconds:.1f} s, written to {written}")
 
 
@@ -82,7 +100,7 @@ def load(path):
     file = path / "model.keras" if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(f"no model at {file}")
-    if file.suffix != ".keras":
+    if file.suffix != ".keras" or not zipfile.is_zipfile(file):
         raise ValueError(f"MODEL must be a run's folder or a .keras file. Received: {path}")
     model = keras.saving.load_model(file)
     if not isinstance(model, Diffusion):
@@ -90,20 +108,29 @@ def load(path):
     return model
 
 
-def _labels(arguments, num_classes):
-    if arguments.labels is None:
-        return common.class_labels(num_classes, arguments.num_images or 80)
+def _target(path):
+    """Where to write, found to be possible before any work is done for it."""
+    out = pathlib.Path(path)
+    if out.suffix not in (".png", ".npy") or out.is_dir():
+        raise ValueError(f"--out must be a file, .png or .npy. Received: {path}")
+    common.writable_folder(out.parent)
+    return out
+
+
+def _labels(text, num_classes, count):
+    if text is None:
+        return common.class_labels(num_classes, count)
     try:
-        return [int(label) for label in arguments.labels.split(",")]
+        return [int(label) for label in text.split(",")]
     except ValueError:
-        raise ValueError(f"--labels must be like 0,1,2. Received: {arguments.labels}") from None
+        raise ValueError(f"--labels must be like 0,1,2. Received: {text}") from None
 
 
-def _write(out, pictures, model):
+def _write(out, pictures, model, columns):
     """A picture of what can be seen, else the numbers."""
-    if pictures.shape[-1] in (1, 3) and np.isfinite(model.codec.high):
-        classes = model.network.num_classes or 10
-        columns = min(classes, 10, len(pictures))
+    visible = pictures.shape[-1] in (1, 3) and np.isfinite(model.codec.high)
+    if visible and out.suffix == ".png":
+        columns = min(columns, len(pictures))
         common.save_grid(out, common.to_unit(pictures, model.codec), columns)
         return out
     out = out.with_suffix(".npy")

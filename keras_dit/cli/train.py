@@ -35,30 +35,36 @@ METHODS = {
 
 def add_arguments(command):
     add = command.add_argument
+    count = {"type": common.positive, "metavar": "N"}
+    default = "default: %(default)s"
     add("--data", required=True, metavar="DATA", help="digits, fashion-mnist or a folder")
     add("--run", required=True, dest="folder", metavar="DIR", help="the run's folder, a new one")
-    add("--image-size", type=common.positive, metavar="N", help="side, for a folder of pictures")
+    add("--image-size", **count, help="side, for a folder of pictures")
     add("--flip", action="store_true", help="mirror pictures left to right at random")
-    add("--preset", choices=PRESETS, metavar="SIZE", help="dit_{s,b,l,xl}_{2,4,8}, or instead:")
-    add("--hidden-size", type=common.positive, default=128, help="default: %(default)s")
-    add("--depth", type=common.positive, default=4, help="default: %(default)s")
-    add("--num-heads", type=common.positive, default=4, help="default: %(default)s")
-    add("--patch-size", type=common.positive, default=2, help="default: %(default)s")
-    add("--method", choices=METHODS, default="flow", help="default: %(default)s")
+    preset = common.one_of(PRESETS)
+    add("--preset", type=preset, metavar="SIZE", help="dit_{s,b,l,xl}_{2,4,8}, or instead:")
+    add("--hidden-size", **count, default=128, help=default)
+    add("--depth", **count, default=4, help=default)
+    add("--num-heads", **count, default=4, help=default)
+    add("--patch-size", **count, default=2, help=default)
+    names = f"{', '.join(METHODS)} ({default})"
+    add("--method", type=common.one_of(METHODS), default="flow", help=names)
     length = command.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=common.positive, help="default: 100")
-    length.add_argument("--steps", type=common.positive, help="optimizer steps, instead of epochs")
-    add("--batch-size", type=common.positive, default=128, help="default: %(default)s")
+    length.add_argument("--epochs", **count, help="default: 100")
+    length.add_argument("--steps", **count, help="optimizer steps, instead of epochs")
+    add("--batch-size", **count, default=128, help=default)
     add(
         "--learning-rate",
-        type=float,
+        type=common.positive_number,
+        metavar="RATE",
         help="its peak, after a warm-up and before a cosine to 0 (default: 0.128 / hidden size)",
     )
-    add("--ema", type=float, default=0.9999, help="decay of the average (default: %(default)s)")
-    add("--seed", type=common.natural, default=0)
+    average = f"decay of the average of the weights ({default})"
+    add("--ema", type=common.finite, metavar="DECAY", default=0.9999, help=average)
+    add("--seed", type=common.natural, metavar="N", default=0, help=default)
     add("--dtype", default="float32", help="a Keras policy, such as mixed_bfloat16")
     add("--remat", action="store_true", help="less memory for a third more arithmetic")
-    add("--sample-every", type=common.positive, metavar="EPOCHS", help="pictures on the way")
+    add("--sample-every", **{**count, "metavar": "EPOCHS"}, help="pictures on the way")
 
 
 def run(arguments):
@@ -159,10 +165,10 @@ class _RunFolder(keras.callbacks.Callback):
 
 def _pictures(model, path):
     classes = model.network.num_classes
-    labels = common.class_labels(classes, 8 * min(classes or 8, 10))
+    columns = common.grid_columns(classes)
     pictures = model.generate(
-        labels=labels,
-        num_images=None if labels else 64,
+        labels=common.class_labels(classes, 8 * columns),
+        num_images=8 * columns,
         guidance=common.guided(2.0, classes, clip=True),
     )
-    common.save_grid(path, pictures, columns=min(classes or 8, 10))
+    common.save_grid(path, pictures, columns)

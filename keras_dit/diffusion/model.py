@@ -272,7 +272,10 @@ class Diffusion(keras.Model):
         self._start_average()
         compiled, weights = self._compiled_step(solver, guidance), self._sampling_values()
         pictures = []
-        with tqdm(total=steps * len(chunks), disable=not verbose, unit="step") as bar:
+        total = steps * len(chunks)
+        with tqdm(
+            total=total, desc="sampling", unit="step", dynamic_ncols=True, disable=not verbose
+        ) as bar:
             for chunk in chunks:
                 condition = None if labels is None else ops.convert_to_tensor(labels[chunk])
 
