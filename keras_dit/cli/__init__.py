@@ -1,4 +1,4 @@
-"""The command keras-dit: demo, train, sample, info."""
+"""The command keras-dit: demo, train, sample, info, bench."""
 
 import argparse
 import signal
@@ -6,7 +6,7 @@ import sys
 
 import keras_dit
 from keras_dit import backend
-from keras_dit.cli import demo, info, sample, train
+from keras_dit.cli import bench, demo, info, sample, train
 
 DESCRIPTION = """\
 Diffusion Transformers in Keras 3, on JAX, PyTorch and TensorFlow.
@@ -41,7 +41,7 @@ def parser():
     version = f"keras-dit {keras_dit.__version__}, backend {keras_dit.backend.BACKEND}"
     top.add_argument("--version", action="version", version=version)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (demo, train, sample, info):
+    for module in (demo, train, sample, info, bench):
         command = commands.add_parser(
             module.__name__.rpartition(".")[2],
             help=module.HELP,

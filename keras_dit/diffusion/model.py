@@ -158,6 +158,7 @@ class Diffusion(keras.Model):
         if jit_compile is None:
             jit_compile = backend.jit_compile_training()
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+        backend.fuse_optimizer(self.optimizer)
 
     def get_compile_config(self):
         if not self.compiled:
