@@ -89,7 +89,9 @@ class Trajectory:
         return self._join(1)
 
     def _join(self, part):
-        return np.stack([np.concatenate([b[part] for b in batches]) for batches in self._steps])
+        whole = min(map(len, self._steps))  # batches that were not interrupted
+        steps = [[batch[part] for batch in batches[:whole]] for batches in self._steps]
+        return np.stack([np.concatenate(batches) for batches in steps])
 
 
 def sample(
