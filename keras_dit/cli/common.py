@@ -88,7 +88,8 @@ class TrainingBar(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         total = self.params["epochs"] * self.params["steps"]
-        self.bar = tqdm(total=total, desc="training", unit="step", dynamic_ncols=True)
+        done = int(self.model.optimizer.iterations) + int(self.model.skipped)
+        self.bar = tqdm(total=total, initial=done, desc="training", unit="step", dynamic_ncols=True)
 
     def on_train_batch_end(self, batch, logs=None):
         self.bar.update()
