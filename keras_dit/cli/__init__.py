@@ -1,10 +1,10 @@
-"""The command keras-dit: demo, train, sample, info."""
+"""The command keras-dit: demo, train, sample, convert, info."""
 
 import argparse
 import sys
 
 import keras_dit
-from keras_dit.cli import demo, info, sample, train
+from keras_dit.cli import convert, demo, info, sample, train
 
 DESCRIPTION = """\
 Diffusion Transformers in Keras 3, on JAX, PyTorch and TensorFlow.
@@ -23,7 +23,7 @@ def parser():
     version = f"keras-dit {keras_dit.__version__}, backend {keras_dit.backend.BACKEND}"
     top.add_argument("--version", action="version", version=version)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (demo, train, sample, info):
+    for module in (demo, train, sample, convert, info):
         command = commands.add_parser(
             module.__name__.rpartition(".")[2],
             help=module.HELP,
@@ -49,10 +49,10 @@ def main(argv=None):
     except KeyboardInterrupt:
         print(f"keras-dit {arguments.command}: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         if arguments.debug:
             raise
         message = " ".join(str(error).split())
         print(f"keras-dit {arguments.command}: error: {message}", file=sys.stderr)
-        mistakes = (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError)
+        mistakes = (ValueError, ImportError, FileNotFoundError, FileExistsError, NotADirectoryError)
         return 2 if isinstance(error, (*mistakes, PermissionError)) else 1

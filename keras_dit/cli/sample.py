@@ -12,12 +12,16 @@ from keras_dit.diffusion import Diffusion
 
 HELP = "make pictures with a trained model"
 EXAMPLE = """\
-MODEL is the folder of a `keras-dit train` run or a .keras file.
+MODEL is the folder of a `keras-dit train` run, a .keras file, or weights from elsewhere: a .pt or
+.safetensors file of facebookresearch/DiT or SiT, a folder of diffusers, hf://owner/name. Latents
+are saved as .npy and shown by their first three channels.
 
 examples:
   keras-dit sample runs/digits
-  keras-dit sample runs/digits --labels 3,3,3,7 --steps 100 --solver ddpm --out digits.png"""
+  keras-dit sample runs/digits --labels 3,3,3,7 --steps 100 --solver ddpm --out digits.png
+  keras-dit sample DiT-XL-2-256x256.pt --labels 207,360 --solver ddpm --steps 250"""
 
+DIFFUSERS = ("config.json", "transformer")  # one of them is in every folder of theirs
 SOLVERS = {
     "ddim": solvers.DDIM(),
     "ddim-eta1": solvers.DDIM(1.0),
@@ -47,10 +51,21 @@ def add_arguments(command):
     command.add_argument("--batch-size", type=common.positive, default=64, help="at once, at most")
     command.add_argument("--seed", type=common.natural, default=0)
     command.add_argument("--out", default="grid.png", help="default: %(default)s")
+    add_weights_arguments(command)
+
+
+def add_weights_arguments(command):
+    """What weights from elsewhere may leave open."""
+    command.add_argument(
+        "--num-heads",
+        type=common.positive,
+        metavar="N",
+        help="of the attention, for a file of no published size",
+    )
 
 
 def run(arguments):
-    model = load(arguments.model)
+    model = load(arguments.model, num_heads=arguments.num_heads)
     out = pathlib.Path(arguments.out)
     common.writable_folder(out.parent)
     labels = _labels(arguments, model.network.num_classes)
@@ -71,19 +86,23 @@ def run(arguments):
     print(f"{count} pictures in {seconds:.1f} s, written to {written}")
 
 
-def load(path):
-    """The `Diffusion` of a run's folder or a .keras file.
+def load(path, num_heads=None):
+    """The `Diffusion` of a run's folder, a .keras file or weights from elsewhere.
 
     Raises:
         FileNotFoundError: if there is none.
         ValueError: if the file holds something else.
     """
-    path = pathlib.Path(path)
-    file = path / "model.keras" if path.is_dir() else path
+    folder = pathlib.Path(path)
+    file = folder / "model.keras" if (folder / "model.keras").is_file() else folder
+    if file.suffix != ".keras":
+        if folder.is_dir() and not any((folder / name).exists() for name in DIFFUSERS):
+            raise FileNotFoundError(f"no model at {folder}")
+        heads = {} if num_heads is None else {"num_heads": num_heads}
+        # Nothing trains here, so an average would be a second copy of the weights.
+        return Diffusion.from_preset(path, ema=None, **heads)
     if not file.is_file():
         raise FileNotFoundError(f"no model at {file}")
-    if file.suffix != ".keras":
-        raise ValueError(f"MODEL must be a run's folder or a .keras file. Received: {path}")
     model = keras.saving.load_model(file)
     if not isinstance(model, Diffusion):
         raise ValueError(f"{file} holds a {type(model).__name__}, not a Diffusion")
@@ -100,12 +119,13 @@ def _labels(arguments, num_classes):
 
 
 def _write(out, pictures, model):
-    """A picture of what can be seen, else the numbers."""
+    """A picture; of what is none the numbers, and a picture of its first three channels."""
+    columns = min(model.network.num_classes or 10, 10, len(pictures))
     if pictures.shape[-1] in (1, 3) and np.isfinite(model.codec.high):
-        classes = model.network.num_classes or 10
-        columns = min(classes, 10, len(pictures))
         common.save_grid(out, common.to_unit(pictures, model.codec), columns)
         return out
-    out = out.with_suffix(".npy")
-    np.save(out, pictures)
-    return out
+    numbers = out.with_suffix(".npy")
+    np.save(numbers, pictures)
+    shown = pictures[..., :3] if pictures.shape[-1] >= 3 else pictures[..., :1]
+    common.save_grid(out, shown / max(np.abs(shown).max(), 1e-6), columns)
+    return f"{numbers}, and shown in {out} by their first {shown.shape[-1]} channels"
