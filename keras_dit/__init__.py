@@ -4,6 +4,7 @@
 from keras_dit import backend  # noqa: F401, I001
 
 from keras_dit import (
+    checkpoints,
     codecs,
     conditioning,
     datasets,
@@ -36,6 +37,7 @@ __all__ = [
     "Diffusion",
     "PatchEmbedding",
     "Rates",
+    "checkpoints",
     "codecs",
     "conditioning",
     "datasets",

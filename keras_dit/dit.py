@@ -9,6 +9,7 @@ import os
 import pathlib
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_dit.conditioning import LabelEmbedding, TimestepEmbedding
@@ -98,8 +99,7 @@ class DiTModel(keras.Model):
     ):
         # Without autocast t and x arrive as they are: bfloat16 would round t.
         super().__init__(autocast=False, **kwargs)
-        self.config = {
-            "input_shape": tuple(input_shape),
+        config = {
             "patch_size": patch_size,
             "hidden_size": hidden_size,
             "depth": depth,
@@ -112,10 +112,12 @@ class DiTModel(keras.Model):
             "frequency_shift": frequency_shift,
             "mlp_epsilon": mlp_epsilon,
         }
+        self.config = {"input_shape": _shape(input_shape)}
+        self.config.update({name: _plain(value) for name, value in config.items()})
         _check(self.config)
         self.remat = remat
-        self.num_classes = num_classes
-        self.image_shape = tuple(input_shape)
+        self.num_classes = self.config["num_classes"]
+        self.image_shape = self.config["input_shape"]
         self.output_channels = self.image_shape[-1] * (2 if learned_variance else 1)
         self._create_layers()
         self.build()
@@ -226,6 +228,18 @@ def _caller(block):
     return lambda tokens, conditioning: block(tokens, conditioning)
 
 
+def _plain(value):
+    """A number of numpy, such as labels.max() + 1, as Python's; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _shape(value):
+    try:
+        return tuple(map(_plain, value))
+    except TypeError:
+        raise ValueError(f"input_shape must be three integers. Received: {value!r}") from None
+
+
 def _check(config):
     """Raise ValueError for numbers that make no network."""
     for name in ("patch_size", "hidden_size", "depth", "num_heads"):
@@ -242,11 +256,14 @@ def _check(config):
         raise ValueError(
             f"num_classes must be None or at least 1. Received: num_classes={classes!r}"
         )
+    for name in ("label_dropout", "mlp_ratio"):
+        if not isinstance(config[name], (int, float)):
+            raise ValueError(f"{name} must be a number. Received: {config[name]!r}")
     if not 0.0 <= config["label_dropout"] < 1.0:
         raise ValueError(
             f"label_dropout must be in [0, 1). Received: label_dropout={config['label_dropout']!r}"
         )
-    if not config["mlp_ratio"] * width >= 1:
+    if not 1 <= config["mlp_ratio"] * width < float("inf"):
         raise ValueError(f"mlp_ratio must be positive. Received: mlp_ratio={config['mlp_ratio']!r}")
 
 

@@ -2,11 +2,12 @@
 
 import pathlib
 import time
+import zipfile
 
 import keras
 import numpy as np
 
-from keras_dit import solvers
+from keras_dit import guidance, images, sampler, schedules, solvers
 from keras_dit.cli import common
 from keras_dit.diffusion import Diffusion
 
@@ -14,10 +15,12 @@ HELP = "make pictures with a trained model"
 EXAMPLE = """\
 MODEL is the folder of a `keras-dit train` run, a .keras file, or weights from elsewhere: a .pt or
 .safetensors file of facebookresearch/DiT or SiT, a folder of diffusers, hf://owner/name. Latents
-are saved as .npy and shown by their first three channels.
+are saved as .npy and shown by their first three channels. Interrupted with Ctrl-C, what there is by
+then is written.
 
 examples:
   keras-dit sample runs/digits
+  keras-dit sample runs/digits --solver dpmpp-2m --steps 20 --guidance 2 --trajectory digits.gif
   keras-dit sample runs/digits --labels 3,3,3,7 --steps 100 --solver ddpm --out digits.png
   keras-dit sample DiT-XL-2-256x256.pt --labels 207,360 --solver ddpm --steps 250"""
 
@@ -26,31 +29,91 @@ SOLVERS = {
     "ddim": solvers.DDIM(),
     "ddim-eta1": solvers.DDIM(1.0),
     "ddpm": solvers.DDPM(),
+    "ddpm-large": solvers.DDPM(1.0),
+    "dpmpp-2m": solvers.DPMSolverPP2M(),
+    "dpmpp-2m-sde": solvers.DPMSolverPP2MSDE(),
+    "dpmpp-3m": solvers.DPMSolverPP3M(),
     "euler": solvers.Euler(),
+    "euler-ancestral": solvers.EulerAncestral(),
+    "euler-maruyama": solvers.EulerMaruyama(),
     "heun": solvers.Heun(),
+    "lcm": solvers.LCM(),
+    "midpoint": solvers.Midpoint(),
+    "unipc-2": solvers.UniPC(2),
+    "unipc-3": solvers.UniPC(3),
 }
+GRIDS = {
+    "karras": schedules.KarrasGrid(),
+    "leading": schedules.LeadingGrid(),
+    "linspace": schedules.LinspaceGrid(),
+    "log-snr": schedules.LogSNRGrid(),
+    "shifted": schedules.ShiftedGrid(),
+    "uniform": schedules.UniformGrid(),
+}
+FRAMES = 50  # of a trajectory, at most
 
 
 def add_arguments(command):
     command.add_argument("model", metavar="MODEL")
     which = command.add_mutually_exclusive_group()
     which.add_argument("--labels", help="classes by number, such as 0,1,2; default: each in turn")
-    which.add_argument("--num-images", type=common.positive, metavar="N", help="default: 80")
-    command.add_argument("--steps", type=common.positive, default=50, help="default: %(default)s")
-    command.add_argument("--solver", choices=SOLVERS, default="ddim", help="default: %(default)s")
+    which.add_argument(
+        "--num-images", type=common.positive, metavar="N", help="default: eight rows"
+    )
+    command.add_argument(
+        "--steps", type=common.positive, metavar="N", default=50, help="default: %(default)s"
+    )
+    command.add_argument(
+        "--solver",
+        type=common.one_of(SOLVERS),
+        metavar="NAME",
+        default="ddim",
+        help=f"{', '.join(SOLVERS)} (default: %(default)s)",
+    )
+    command.add_argument(
+        "--grid",
+        type=common.one_of(GRIDS),
+        metavar="NAME",
+        help=f"times to visit: {', '.join(GRIDS)} (default: the schedule's)",
+    )
     command.add_argument(
         "--guidance",
-        type=float,
+        type=common.finite,
         default=3.0,
         metavar="SCALE",
         help="classifier-free guidance; 1: none (default: %(default)s)",
     )
     command.add_argument(
+        "--guidance-interval",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="guide between these times only, such as 0.2 0.8",
+    )
+    command.add_argument(
+        "--guidance-rescale",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="bring contrast back to that without guidance, 0 to 1 (default: %(default)s)",
+    )
+    command.add_argument(
+        "--negative", type=common.natural, metavar="LABEL", help="guide away from this class"
+    )
+    command.add_argument(
         "--clip", action="store_true", help="clip each step's estimate to the range of pixels"
     )
-    command.add_argument("--batch-size", type=common.positive, default=64, help="at once, at most")
-    command.add_argument("--seed", type=common.natural, default=0)
-    command.add_argument("--out", default="grid.png", help="default: %(default)s")
+    command.add_argument(
+        "--batch-size", type=common.positive, metavar="N", default=64, help="at once, at most"
+    )
+    command.add_argument("--seed", type=common.natural, metavar="N", default=0)
+    command.add_argument(
+        "--out",
+        default="grid.png",
+        metavar="FILE",
+        help=".png for a grid, .npy for the numbers (default: %(default)s)",
+    )
+    command.add_argument("--trajectory", metavar="GIF", help="write how the pictures come about")
     add_weights_arguments(command)
 
 
@@ -65,25 +128,31 @@ def add_weights_arguments(command):
 
 
 def run(arguments):
+    out = _target(arguments.out)
     model = load(arguments.model, num_heads=arguments.num_heads)
-    out = pathlib.Path(arguments.out)
-    common.writable_folder(out.parent)
-    labels = _labels(arguments, model.network.num_classes)
-    count = len(labels) if labels is not None else arguments.num_images or 80
+    trajectory = sampler.Trajectory() if arguments.trajectory else None
+    columns = common.grid_columns(model.network.num_classes)
+    count = arguments.num_images or 8 * columns
+    labels = _labels(arguments.labels, model.network.num_classes, count)
+    count = count if labels is None else len(labels)
     start = time.perf_counter()
     pictures = model.generate(
         labels=labels,
         num_images=count,
         steps=arguments.steps,
         solver=SOLVERS[arguments.solver],
-        guidance=common.guided(arguments.guidance, model.network.num_classes, arguments.clip),
+        grid=GRIDS.get(arguments.grid),
+        guidance=_guidance(arguments, model.network.num_classes),
         seed=arguments.seed,
         batch_size=arguments.batch_size,
+        callback=trajectory,
         verbose=True,
     )
     seconds = time.perf_counter() - start
-    written = _write(out, pictures, model)
-    print(f"{count} pictures in {seconds:.1f} s, written to {written}")
+    written = _write(out, pictures, model, columns)
+    print(f"{len(pictures)} pictures in {seconds:.1f} s, written to {written}")
+    if trajectory:
+        _write_trajectory(arguments.trajectory, trajectory, pictures, model, columns)
 
 
 def load(path, num_heads=None):
@@ -103,29 +172,74 @@ def load(path, num_heads=None):
         return Diffusion.from_preset(path, ema=None, **heads)
     if not file.is_file():
         raise FileNotFoundError(f"no model at {file}")
+    if not zipfile.is_zipfile(file):
+        raise ValueError(f"{file} is no .keras file, or a broken one")
     model = keras.saving.load_model(file)
     if not isinstance(model, Diffusion):
         raise ValueError(f"{file} holds a {type(model).__name__}, not a Diffusion")
     return model
 
 
-def _labels(arguments, num_classes):
-    if arguments.labels is None:
-        return common.class_labels(num_classes, arguments.num_images or 80)
+def _target(path):
+    """Where to write, found to be possible before any work is done for it."""
+    out = pathlib.Path(path)
+    if out.suffix not in (".png", ".npy") or out.is_dir():
+        raise ValueError(f"--out must be a file, .png or .npy. Received: {path}")
+    common.writable_folder(out.parent)
+    return out
+
+
+def _guidance(arguments, num_classes):
+    if num_classes is None:
+        return common.guided(arguments.guidance, num_classes, arguments.clip)
+    scale = arguments.guidance
+    if arguments.guidance_interval:
+        scale = guidance.Interval(scale, *arguments.guidance_interval)
+    settings = {"scale": scale, "rescale": arguments.guidance_rescale}
+    if arguments.negative is None:
+        chosen = guidance.ClassifierFree(**settings)
+    elif arguments.negative < num_classes:
+        chosen = guidance.NegativeLabel(label=arguments.negative, **settings)
+    else:
+        raise ValueError(f"--negative must be below {num_classes}. Received: {arguments.negative}")
+    return guidance.Clipped(chosen) if arguments.clip else chosen
+
+
+def _labels(text, num_classes, count):
+    if text is None:
+        return common.class_labels(num_classes, count)
     try:
-        return [int(label) for label in arguments.labels.split(",")]
+        return [int(label) for label in text.split(",")]
     except ValueError:
-        raise ValueError(f"--labels must be like 0,1,2. Received: {arguments.labels}") from None
+        raise ValueError(f"--labels must be like 0,1,2. Received: {text}") from None
 
 
-def _write(out, pictures, model):
+def _write(out, pictures, model, columns):
     """A picture; of what is none the numbers, and a picture of its first three channels."""
-    columns = min(model.network.num_classes or 10, 10, len(pictures))
-    if pictures.shape[-1] in (1, 3) and np.isfinite(model.codec.high):
-        common.save_grid(out, common.to_unit(pictures, model.codec), columns)
+    if _visible(pictures, model) and out.suffix == ".png":
+        pictures = common.to_unit(pictures, model.codec)
+        common.save_grid(out, pictures, min(columns, len(pictures)))
         return out
     numbers = out.with_suffix(".npy")
     np.save(numbers, pictures)
+    if out.suffix == ".npy":
+        return numbers
     shown = pictures[..., :3] if pictures.shape[-1] >= 3 else pictures[..., :1]
-    common.save_grid(out, shown / max(np.abs(shown).max(), 1e-6), columns)
+    limit = max(np.abs(shown).max(), 1e-6)
+    common.save_grid(out, shown / limit, min(columns, len(pictures)))
     return f"{numbers}, and shown in {out} by their first {shown.shape[-1]} channels"
+
+
+def _visible(pictures, model):
+    return pictures.shape[-1] in (1, 3) and np.isfinite(model.codec.high)
+
+
+def _write_trajectory(path, trajectory, pictures, model, columns):
+    if not _visible(pictures, model):
+        raise ValueError("--trajectory needs pictures that can be seen, with 1 or 3 channels")
+    noisy = trajectory.x_t[:: -(-len(trajectory.t) // FRAMES)]  # (n, N, H, W, C)
+    frames = [*model.codec.decode(noisy), pictures[: noisy.shape[1]]]
+    columns, scale = min(columns, len(pictures)), common.enlargement(pictures.shape[1])
+    units = [common.to_unit(frame, model.codec) for frame in frames]
+    images.save_gif(path, [images.grid(unit, columns=columns, scale=scale) for unit in units])
+    print(f"{len(frames)} steps of them written to {path}")

@@ -5,13 +5,15 @@ import math
 import keras
 import numpy as np
 from keras import ops
-from tqdm.auto import tqdm
 
-from keras_dit import backend, sampler, weights
+from keras_dit import backend, checkpoints, sampler, weights
+from keras_dit.checkpoints import Checkpoint
 from keras_dit.codecs import Codec, Pixels
 from keras_dit.denoiser import Denoiser
 from keras_dit.diffusion import checks
 from keras_dit.diffusion.average import WeightAverage
+from keras_dit.diffusion.generation import Generation
+from keras_dit.diffusion.skips import StopOnSkips, all_finite
 from keras_dit.guidance import Guidance, Unguided
 from keras_dit.objectives import Hybrid, MeanSquaredError, Objective
 from keras_dit.predictions import LearnedVariance, Noise, Prediction
@@ -31,6 +33,10 @@ class Diffusion(keras.Model):
     `evaluate` and `generate` use; training never sees it. After n updates the average forgets
     at the rate min(ema, n / (n + 10)): it starts as a copy and lengthens with the run. The
     average takes in the weights at the start of each step, so it is one step behind.
+
+    A step whose loss or gradient is not finite is not applied: weights, average and optimizer
+    stay as they were. The logs of `fit` count such steps as `skipped`; a number of them in a row
+    end the training.
 
     Args:
         network: a `DiTModel`.
@@ -77,9 +83,11 @@ class Diffusion(keras.Model):
         self.training_seed = keras.random.SeedGenerator()
         self.evaluation_seed = keras.random.SeedGenerator(seed=0)
         self.average = None if ema is None else WeightAverage(ema, network.weights, name="average")
-        # Compiled sampling steps by (solver, guidance). They hold functions, nothing that Keras
-        # should track or save.
-        object.__setattr__(self, "_compiled_steps", {})
+        self.skipped = self.add_weight(
+            shape=(), initializer="zeros", dtype="int32", trainable=False, name="skipped"
+        )
+        # It holds compiled functions, nothing that Keras should track or save.
+        object.__setattr__(self, "_generation", Generation(self.denoiser()))
         self.build()
 
     # Construction
@@ -149,6 +157,7 @@ class Diffusion(keras.Model):
         if jit_compile is None:
             jit_compile = backend.jit_compile_training()
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+        backend.fuse_optimizer(self.optimizer)
 
     def get_compile_config(self):
         if not self.compiled:
@@ -160,7 +169,9 @@ class Diffusion(keras.Model):
         self.compile(optimizer=keras.optimizers.deserialize(config["optimizer"]))
         self.optimizer.build(self.trainable_variables)
 
-    def fit(self, x=None, y=None, *args, **kwargs):
+    def fit(
+        self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs
+    ):
         """Train. As `keras.Model.fit`, with pictures as x and labels as y.
 
         Args:
@@ -168,26 +179,39 @@ class Diffusion(keras.Model):
                 a `keras.utils.PyDataset`, a tf.data.Dataset, a torch DataLoader, a generator.
             y: labels (N,), integers in 0 … num_classes − 1; None if x is a data set or the
                 network has no classes.
-            *args, **kwargs: as for `keras.Model.fit`.
+            callbacks: a list of `keras.callbacks.Callback`. With a `checkpoints.Checkpoint` arrays
+                are shuffled by its seed, so that the run can go on at any step.
+            batch_size, epochs, verbose, **kwargs: as for `keras.Model.fit`.
 
         Raises:
             ValueError: for pictures or labels that do not fit the network. Arrays are checked
                 whole, of a data set the first batch.
+            FloatingPointError: if many steps in a row had to be skipped.
         """
         x = checks.data(x, y, self.network, self.codec)
         validation = kwargs.get("validation_data")
         if isinstance(validation, (tuple, list)):
             checks.data(*(*validation, None)[:2], self.network, self.codec)
-        if isinstance(x, keras.utils.PyDataset):
-            kwargs.setdefault("shuffle", False)  # its order is its own, so that it can be repeated
-        return super().fit(x, y, *args, **kwargs)
+        if not hasattr(x, "shape"):
+            kwargs.setdefault("shuffle", False)  # a data set's order is its own
+        callbacks = [StopOnSkips(), *(callbacks or ())]
+        kwargs |= {"batch_size": batch_size, "epochs": epochs, "verbose": verbose}
+        checkpoint = next((c for c in callbacks if isinstance(c, Checkpoint)), None)
+        if checkpoint is None:
+            return super().fit(x, y, callbacks=callbacks, **kwargs)
+        callbacks.remove(checkpoint)
+        data = x, y, kwargs.pop("sample_weight", None)
+        with checkpoint.signals():
+            return checkpoints.fit(
+                super().fit, self, checkpoint, data, callbacks=callbacks, **kwargs
+            )
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """The loss of the averaged weights, as `keras.Model.evaluate`.
 
         Times and noise are the same at every call, so that two losses can be compared.
         """
-        if x is not None and not kwargs.get("_use_cached_eval_dataset"):
+        if not kwargs.get("_use_cached_eval_dataset"):  # as from within fit, which checked it
             x = checks.data(x, y, self.network, self.codec)
         fresh = keras.random.SeedGenerator(seed=0)
         self.evaluation_seed.state.assign(ops.convert_to_numpy(fresh.state))
@@ -197,8 +221,45 @@ class Diffusion(keras.Model):
     def call(self, x):
         return x  # the network runs in compute_loss, where noise and time are drawn
 
+    def train_step(self, *arguments):
+        return backend.train_step(self, *arguments)
+
+    def training_loss(self, data):
+        """The objective on a batch (x, y, sample_weight) in training; a float32 scalar."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        return self.compute_loss(x, y, sample_weight=sample_weight, training=True)
+
+    def learn(self, loss, gradients, data):
+        """Apply the gradients and move the average, if all is finite; returns the logs."""
+        finite = all_finite([loss, *gradients])
+        moved = [*self.trainable_variables, *self.optimizer.variables]
+        if self.average is not None:
+            moved += self.average.variables
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            # It leaves out a step by itself, but has to see it to lower its scale.
+            backend.assign_if(finite, self._move_average, moved)
+            self._apply(gradients)
+        else:
+            backend.assign_if(finite, lambda: (self._move_average(), self._apply(gradients)), moved)
+        self.skipped.assign(self.skipped + ops.cast(ops.logical_not(finite), "int32"))
+        return self._training_logs(loss, finite, ops.shape(data[0])[0])
+
+    def _apply(self, gradients):
+        backend.apply_gradients(self.optimizer, gradients, self.trainable_variables)
+
+    def _move_average(self):
+        if self.average is not None:
+            self.average.update(self.network.weights)
+
+    def _training_logs(self, loss, finite, count):
+        tracker = next(metric for metric in self.metrics if metric.name == "loss")
+        weight = ops.where(finite, count, 0)  # a skipped step is in no mean
+        tracker.update_state(ops.where(finite, loss, 0.0), sample_weight=weight)
+        loss = ops.where(tracker.count > 0, tracker.result(), float("nan"))
+        return {"loss": loss, "skipped": ops.convert_to_tensor(self.skipped)}
+
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The objective on a batch; in training the average moves too. A float32 scalar."""
+        """The objective on a batch, a float32 scalar; NaN if a label is out of range."""
         seed = self.training_seed if training else self.evaluation_seed
         x0 = self.codec.encode(x)
         t = self.schedule.snap(self.objective.sample_times(ops.shape(x0)[0], seed))
@@ -207,28 +268,35 @@ class Diffusion(keras.Model):
         factor = broadcast(rates, x0)
         x_t = factor.alpha * x0 + factor.sigma * noise  # (B, H, W, C)
         if y is not None:
-            y = ops.reshape(ops.cast(y, "int32"), (-1,))
-        output = self._output(x_t, self.schedule.timestep(t), y, training)
+            y, valid = self._labels(y)
+        if training:
+            x = self.prediction.network_input(x_t, rates)
+            output = self.network(x, self.schedule.timestep(t), y, training=True)
+        else:
+            output = self.denoiser().output(x_t, rates, y)
         loss = self.objective.loss(output, x0, noise, rates, self.prediction)  # (B,)
         if sample_weight is not None:
             loss = loss * ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
-        if training and self.average is not None:
-            self.average.update(self.network.weights)
-        return ops.mean(loss)
+        loss = ops.mean(loss)
+        return loss if y is None else ops.where(valid, loss, float("nan"))
 
-    def _output(self, x_t, timestep, y, training):
-        if training:
-            return self.network(x_t, timestep, y, training=True)
-        with self._sampling_scope(self._sampling_values()):
-            return self.network(x_t, timestep, y, training=False)
+    def _labels(self, y):
+        """Labels that can be looked up on every backend, and whether they all were in range."""
+        y = ops.reshape(ops.cast(y, "int32"), (-1,))
+        last = self.network.num_classes - 1
+        return ops.clip(y, 0, last), ops.all((y >= 0) & (y <= last))
 
     # Sampling
+
+    def denoiser(self):
+        """E[x0 | x_t] as the averaged weights know it: a `Denoiser`."""
+        return Denoiser(self.network, self.schedule, self.prediction, self.average)
 
     def generate(
         self,
         labels=None,
         num_images=None,
-        steps=50,
+        steps=None,
         solver=None,
         guidance=None,
         grid=None,
@@ -242,18 +310,24 @@ class Diffusion(keras.Model):
         A picture depends on the seed, its place in the call, its label and the settings, not
         on batch_size, and is the same on every backend to float tolerance.
 
+        Interrupted (Ctrl-C), it returns with a warning what there is: the finished batches, and
+        of the batch under way its last estimates. Before the first step KeyboardInterrupt is
+        raised as usual.
+
         Args:
             labels: for each picture its class, or None for no class.
             num_images: how many pictures, if no labels are given.
-            steps: number of solver steps, at most the schedule's own number.
+            steps: number of solver steps, at most the schedule's own number; None: the grid's
+                number where it has one, else 50.
             solver: a `Solver`; None: `DDIM()`.
             guidance: a `Guidance`; None: `Unguided()`.
-            grid: a `TimeGrid`; None: `UniformGrid()`.
-            seed: integer of 0 or more.
+            grid: a `TimeGrid`; None: the schedule's.
+            seed: integer of 0 or more; or a list with one for each picture, which then does not
+                depend on its place: it is the first picture of that seed.
             batch_size: how many pictures are made at once, at most.
             callback: called as callback(step, t, x_t, x0) after each step of each batch, with
-                numpy arrays as the network sees them.
-            verbose: whether to show a progress bar.
+                numpy arrays as the network sees them; `sampler.Trajectory()` keeps them.
+            verbose: whether to show a progress bar, which counts evaluations of the network.
 
         Returns:
             numpy float32 (N, H, W, C) in the codec's range, by default [−1, 1].
@@ -264,29 +338,14 @@ class Diffusion(keras.Model):
         labels, count = checks.requested(labels, num_images, self.network.num_classes)
         solver = checks.instance("solver", solver, DDIM, Solver)
         guidance = checks.instance("guidance", guidance, Unguided, Guidance)
-        sampler.check_steps(steps, self.schedule)
+        times = sampler.run_times(self.schedule, steps, grid)
+        sampler.check_seed(seed, count)
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more. Received: batch_size={batch_size}")
         chunks = np.array_split(np.arange(count), math.ceil(count / batch_size))
         self._start_average()
-        compiled, weights = self._compiled_step(solver, guidance), self._sampling_values()
-        pictures = []
-        with tqdm(total=steps * len(chunks), disable=not verbose, unit="step") as bar:
-            for chunk in chunks:
-                condition = None if labels is None else ops.convert_to_tensor(labels[chunk])
-
-                def advance(*arguments, condition=condition):
-                    result = compiled(weights, condition, *arguments)
-                    bar.update()
-                    return result
-
-                noise = sampler.initial_noise(seed, chunk, self.network.image_shape)
-                steps_noise = sampler.HostNoise(seed, chunk, noise.shape[1:], stream=1)
-                x0 = sampler.run(
-                    advance, noise, self.schedule, steps, solver, grid, steps_noise, callback
-                )
-                pictures.append(self.codec.decode(ops.convert_to_numpy(x0)))
-        return np.concatenate(pictures)
+        x0 = self._generation(labels, chunks, times, solver, guidance, seed, callback, verbose)
+        return self.codec.decode(x0)
 
     def sampling_network(self):
         """A copy of the network with the weights that `generate` uses, such as for an export."""
@@ -300,33 +359,6 @@ class Diffusion(keras.Model):
         """Before the first update the average is the weights, which may have been loaded since."""
         if self.average is not None and int(ops.convert_to_numpy(self.average.updates)) == 0:
             self.average.restart(self.network.weights)
-
-    def _sampling_values(self):
-        """What the network's variables hold for sampling: the average, where there is one."""
-        averages = {}
-        if self.average is not None:
-            pairs = zip(self.network.weights, self.average.values, strict=True)
-            averages = {id(weight): average for weight, average in pairs}
-        variables = self.network.variables
-        return [ops.cast(averages.get(id(v), v), v.dtype) for v in variables]
-
-    def _sampling_scope(self, values):
-        # Every variable is in it, since a scope hides the one around it.
-        return keras.StatelessScope(list(zip(self.network.variables, values, strict=True)))
-
-    def _compiled_step(self, solver, guidance):
-        """`sampler.take_step`, compiled once for each solver and guidance."""
-        key = (solver, guidance)
-        if key not in self._compiled_steps:
-            denoiser = Denoiser(self.network, self.schedule, self.prediction)
-
-            def advance(weights, condition, x, here, there, state, noise):
-                with self._sampling_scope(weights):
-                    denoise = guidance(denoiser, condition)
-                    return sampler.take_step(denoise, solver, x, here, there, state, noise)
-
-            self._compiled_steps[key] = backend.compile_inference(advance)
-        return self._compiled_steps[key]
 
     # Saving
 
