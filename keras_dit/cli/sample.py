@@ -13,14 +13,18 @@ from keras_dit.diffusion import Diffusion
 
 HELP = "make pictures with a trained model"
 EXAMPLE = """\
-MODEL is the folder of a `keras-dit train` run or a .keras file. Interrupted with Ctrl-C, what there
-is by then is written.
+MODEL is the folder of a `keras-dit train` run, a .keras file, or weights from elsewhere: a .pt or
+.safetensors file of facebookresearch/DiT or SiT, a folder of diffusers, hf://owner/name. Latents
+are saved as .npy and shown by their first three channels. Interrupted with Ctrl-C, what there is by
+then is written.
 
 examples:
   keras-dit sample runs/digits
   keras-dit sample runs/digits --solver dpmpp-2m --steps 20 --guidance 2 --trajectory digits.gif
-  keras-dit sample runs/digits --labels 3,3,3,7 --steps 100 --solver ddpm --out digits.png"""
+  keras-dit sample runs/digits --labels 3,3,3,7 --steps 100 --solver ddpm --out digits.png
+  keras-dit sample DiT-XL-2-256x256.pt --labels 207,360 --solver ddpm --steps 250"""
 
+DIFFUSERS = ("config.json", "transformer")  # one of them is in every folder of theirs
 SOLVERS = {
     "ddim": solvers.DDIM(),
     "ddim-eta1": solvers.DDIM(1.0),
@@ -110,11 +114,22 @@ def add_arguments(command):
         help=".png for a grid, .npy for the numbers (default: %(default)s)",
     )
     command.add_argument("--trajectory", metavar="GIF", help="write how the pictures come about")
+    add_weights_arguments(command)
+
+
+def add_weights_arguments(command):
+    """What weights from elsewhere may leave open."""
+    command.add_argument(
+        "--num-heads",
+        type=common.positive,
+        metavar="N",
+        help="of the attention, for a file of no published size",
+    )
 
 
 def run(arguments):
     out = _target(arguments.out)
-    model = load(arguments.model)
+    model = load(arguments.model, num_heads=arguments.num_heads)
     trajectory = sampler.Trajectory() if arguments.trajectory else None
     columns = common.grid_columns(model.network.num_classes)
     count = arguments.num_images or 8 * columns
@@ -140,19 +155,25 @@ def run(arguments):
         _write_trajectory(arguments.trajectory, trajectory, pictures, model, columns)
 
 
-def load(path):
-    """The `Diffusion` of a run's folder or a .keras file.
+def load(path, num_heads=None):
+    """The `Diffusion` of a run's folder, a .keras file or weights from elsewhere.
 
     Raises:
         FileNotFoundError: if there is none.
         ValueError: if the file holds something else.
     """
-    path = pathlib.Path(path)
-    file = path / "model.keras" if path.is_dir() else path
+    folder = pathlib.Path(path)
+    file = folder / "model.keras" if (folder / "model.keras").is_file() else folder
+    if file.suffix != ".keras":
+        if folder.is_dir() and not any((folder / name).exists() for name in DIFFUSERS):
+            raise FileNotFoundError(f"no model at {folder}")
+        heads = {} if num_heads is None else {"num_heads": num_heads}
+        # Nothing trains here, so an average would be a second copy of the weights.
+        return Diffusion.from_preset(path, ema=None, **heads)
     if not file.is_file():
         raise FileNotFoundError(f"no model at {file}")
-    if file.suffix != ".keras" or not zipfile.is_zipfile(file):
-        raise ValueError(f"MODEL must be a run's folder or a .keras file. Received: {path}")
+    if not zipfile.is_zipfile(file):
+        raise ValueError(f"{file} is no .keras file, or a broken one")
     model = keras.saving.load_model(file)
     if not isinstance(model, Diffusion):
         raise ValueError(f"{file} holds a {type(model).__name__}, not a Diffusion")
@@ -194,14 +215,19 @@ def _labels(text, num_classes, count):
 
 
 def _write(out, pictures, model, columns):
-    """A picture of what can be seen, else the numbers."""
+    """A picture; of what is none the numbers, and a picture of its first three channels."""
     if _visible(pictures, model) and out.suffix == ".png":
         pictures = common.to_unit(pictures, model.codec)
         common.save_grid(out, pictures, min(columns, len(pictures)))
         return out
-    out = out.with_suffix(".npy")
-    np.save(out, pictures)
-    return out
+    numbers = out.with_suffix(".npy")
+    np.save(numbers, pictures)
+    if out.suffix == ".npy":
+        return numbers
+    shown = pictures[..., :3] if pictures.shape[-1] >= 3 else pictures[..., :1]
+    limit = max(np.abs(shown).max(), 1e-6)
+    common.save_grid(out, shown / limit, min(columns, len(pictures)))
+    return f"{numbers}, and shown in {out} by their first {shown.shape[-1]} channels"
 
 
 def _visible(pictures, model):

@@ -347,6 +347,14 @@ class Diffusion(keras.Model):
         x0 = self._generation(labels, chunks, times, solver, guidance, seed, callback, verbose)
         return self.codec.decode(x0)
 
+    def sampling_network(self):
+        """A copy of the network with the weights that `generate` uses, such as for an export."""
+        self._start_average()
+        copy = type(self.network).from_config(self.network.get_config())
+        for variable, value in zip(copy.variables, self._sampling_values(), strict=True):
+            variable.assign(ops.convert_to_numpy(value))
+        return copy
+
     def _start_average(self):
         """Before the first update the average is the weights, which may have been loaded since."""
         if self.average is not None and int(ops.convert_to_numpy(self.average.updates)) == 0:
