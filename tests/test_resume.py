@@ -81,27 +81,9 @@ def assert_same(one, two):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A run that nothing stopped: its history and what it ended with."""
-    model = make()
-    history = train(model, tmp_path_factory.mktemp("whole"), validation_data=(IMAGES, LABELS))
-    return history, numbers(model)
-
-
-@pytest.mark.parametrize("step", [2, STEPS + 1, 2 * STEPS, EPOCHS * STEPS])
-def test_a_run_stopped_at_any_step_ends_as_the_whole_one(whole, tmp_path, step):
-    with pytest.raises(KilledError):
-        train(make(), tmp_path, kill=step, validation_data=(IMAGES, LABELS))
-    model = make(seed=99)  # other weights, other seeds: all has to come from the file
-    history = train(model, tmp_path, validation_data=(IMAGES, LABELS))
-    assert history == whole[0]
-    assert_same(numbers(model), whole[1])
-
-
-@pytest.fixture(scope="module")
 def learner(tmp_path_factory):
     """One model for many runs, and the file of how it began: each of its own would be compiled."""
-    model = make(dtype="mixed_bfloat16")
+    model = make()
     path = tmp_path_factory.mktemp("begin") / "begin.safetensors"
     checkpoints.save(path, model, {})
     return model, path
@@ -115,7 +97,36 @@ def begin(learner):
     return model
 
 
-def test_arrays_in_mixed_precision_go_on_too(begin, learner, tmp_path):
+@pytest.fixture(scope="module")
+def whole(learner, tmp_path_factory):
+    """A run that nothing stopped: its history and what it ended with."""
+    model, path = learner
+    checkpoints.load(model, path, *checkpoints.read(path))
+    history = train(model, tmp_path_factory.mktemp("whole"), validation_data=(IMAGES, LABELS))
+    return history, numbers(model)
+
+
+@pytest.mark.parametrize("step", [2, STEPS + 1, 2 * STEPS, EPOCHS * STEPS])
+def test_a_run_stopped_at_any_step_ends_as_the_whole_one(whole, begin, tmp_path, step):
+    with pytest.raises(KilledError):
+        train(begin, tmp_path, kill=step, validation_data=(IMAGES, LABELS))
+    history = train(begin, tmp_path, validation_data=(IMAGES, LABELS))
+    assert history == whole[0]
+    assert_same(numbers(begin), whole[1])
+
+
+def test_a_new_model_in_mixed_precision_goes_on_too(tmp_path):
+    model = make(dtype="mixed_bfloat16")
+    with pytest.raises(KilledError):
+        train(model, tmp_path / "a", kill=7)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    history = train(model, tmp_path / "a")
+    new = make(seed=99, dtype="mixed_bfloat16")  # other weights, other seeds: all is in the file
+    assert train(new, tmp_path / "b") == history
+    assert_same(numbers(new), numbers(model))
+
+
+def test_arrays_go_on_too(begin, tmp_path):
     data = (IMAGES, LABELS)
     settings = {"batch_size": 4, "sample_weight": np.linspace(0.5, 1.5, 17)}
     with pytest.raises(KilledError):
