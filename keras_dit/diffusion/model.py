@@ -321,7 +321,9 @@ class Diffusion(keras.Model):
                     denoise = guidance(denoiser, condition)
                     return sampler.take_step(denoise, solver, x, here, there, state, noise)
 
-            self._compiled_steps[key] = backend.compile_inference(advance)
+            self._compiled_steps[key] = backend.compile_inference(
+                advance, self.network.compute_dtype
+            )
         return self._compiled_steps[key]
 
     # Saving
