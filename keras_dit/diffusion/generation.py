@@ -94,5 +94,7 @@ class Generation:
                 denoise = form.bind(numbers)(self.denoiser.bind(values), condition)
                 return sampler.take_step(denoise, solver, x, here, there, state, noise)
 
-            self._compiled[key] = backend.compile_inference(advance)
+            self._compiled[key] = backend.compile_inference(
+                advance, self.denoiser.network.compute_dtype
+            )
         return self._compiled[key]
