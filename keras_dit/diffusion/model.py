@@ -242,7 +242,8 @@ class Diffusion(keras.Model):
         else:
             backend.assign_if(finite, lambda: (self._move_average(), self._apply(gradients)), moved)
         self.skipped.assign(self.skipped + ops.cast(ops.logical_not(finite), "int32"))
-        return self._training_logs(loss, finite, ops.shape(data[0])[0])
+        x, *_ = keras.utils.unpack_x_y_sample_weight(data)
+        return self._training_logs(loss, finite, ops.shape(x)[0])
 
     def _apply(self, gradients):
         backend.apply_gradients(self.optimizer, gradients, self.trainable_variables)
