@@ -298,13 +298,20 @@ class Diffusion(keras.Model):
             self.average.restart(self.network.weights)
 
     def _sampling_values(self):
-        """What the network's variables hold for sampling: the average, where there is one."""
+        """What the network's variables hold for sampling: the average, where there is one.
+
+        In the dtype that the network computes in, so that no step of a run casts them again.
+        """
         averages = {}
         if self.average is not None:
             pairs = zip(self.network.weights, self.average.values, strict=True)
             averages = {id(weight): average for weight, average in pairs}
         variables = self.network.variables
-        return [ops.cast(averages.get(id(v), v), v.dtype) for v in variables]
+        dtype = self.network.compute_dtype
+        return [
+            ops.cast(averages.get(id(v), v), dtype if keras.backend.is_float_dtype(v.dtype) else v.dtype)
+            for v in variables
+        ]
 
     def _sampling_scope(self, values):
         # Every variable is in it, since a scope hides the one around it.
