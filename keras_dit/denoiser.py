@@ -49,12 +49,19 @@ class Denoiser:
             return self.network(x, t, condition, training=False)
 
     def values(self):
-        """What the network's variables hold for sampling: the average, where there is one."""
+        """What the network's variables hold for sampling: the average, where there is one.
+
+        In the dtype that the network computes in, so that no step of a run casts them again.
+        """
         averages = {}
         if self.average is not None:
             pairs = zip(self.network.weights, self.average.values, strict=True)
             averages = {id(weight): average for weight, average in pairs}
-        return [ops.cast(averages.get(id(v), v), v.dtype) for v in self.network.variables]
+        return [self._cast(averages.get(id(v), v)) for v in self.network.variables]
+
+    def _cast(self, variable):
+        is_float = keras.backend.is_float_dtype(variable.dtype)
+        return ops.cast(variable, self.network.compute_dtype if is_float else variable.dtype)
 
     def bind(self, values):
         """The same with these values, for a compiled function that has them as an argument."""

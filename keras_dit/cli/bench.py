@@ -134,14 +134,18 @@ def inputs(network, batch_size):
 
 def forward(network, batch_size):
     """A function that runs one forward pass as a sampling run would, compiled for inference."""
-    values = [ops.convert_to_tensor(variable) for variable in network.variables]
+    dtype = network.compute_dtype
+    values = [
+        ops.cast(v, dtype if keras.backend.is_float_dtype(v.dtype) else v.dtype)
+        for v in network.variables
+    ]
     x, t, y = map(ops.convert_to_tensor, inputs(network, batch_size))
 
     def call(values, x, t, y):
         with keras.StatelessScope(list(zip(network.variables, values, strict=True))):
             return network(x, t, y, training=False)
 
-    compiled = backend.compile_inference(call, network.compute_dtype)
+    compiled = backend.compile_inference(call, dtype)
     return lambda: compiled(values, x, t, y)
 
 
