@@ -1,6 +1,6 @@
 """Put the results of several backends side by side: a table for the README and a plot.
 
-python benchmarks/collect.py benchmarks/results/*.json --plot benchmarks/results/speed.png
+python benchmarks/collect.py benchmarks/*.json --plot benchmarks/speed.png
 """
 
 import argparse

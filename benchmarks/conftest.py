@@ -1,6 +1,6 @@
 """What the benchmarks share: the cases, the floor beside each, and what is written down.
 
-    KERAS_BACKEND=jax pytest benchmarks --benchmark-json=benchmarks/results/jax.json
+    KERAS_BACKEND=jax pytest benchmarks --benchmark-json=benchmarks/jax.json
 
 The default takes a few minutes; --all adds the other sizes, batches and pictures; --smoke runs
 every benchmark once on a tiny network, to see that it works.

@@ -101,9 +101,12 @@ def main():
                 call()
             print("ANSWER", json.dumps(call is not None), flush=True)
         else:
-            start = time.perf_counter()
-            call()
-            print("ANSWER", time.perf_counter() - start, flush=True)
+            times = []
+            for _ in range(3):  # the first meets caches that hold another's data
+                start = time.perf_counter()
+                call()
+                times.append(time.perf_counter() - start)
+            print("ANSWER", min(times), flush=True)
 
 
 if __name__ == "__main__":

@@ -47,9 +47,12 @@ def main():
                 backend.synchronize(call())
             print("ANSWER true", flush=True)
         else:
-            start = time.perf_counter()
-            backend.synchronize(call())
-            print("ANSWER", time.perf_counter() - start, flush=True)
+            times = []
+            for _ in range(3):  # the first meets caches that hold another's data
+                start = time.perf_counter()
+                backend.synchronize(call())
+                times.append(time.perf_counter() - start)
+            print("ANSWER", min(times), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
 """Network, schedule and prediction together: E[x0 | x_t]."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import keras
 from keras import ops
 
 from keras_dit.predictions import Prediction
@@ -17,7 +20,9 @@ class Denoiser:
         network: (x, t, y) -> output; a `DiTModel` or anything called like one, with its
             `num_classes`.
         schedule: says which number the network is given for a time.
-        prediction: says what the network's output means.
+        prediction: says what the network is given for x_t and what its output means.
+        average: the `WeightAverage` that stands for the network's weights, or None.
+        bound: what `bind` was given.
 
     Call:
         x_t (B, ...), rates, condition (B,) or None -> `Denoised`.
@@ -26,11 +31,34 @@ class Denoiser:
     network: Callable
     schedule: NoiseSchedule
     prediction: Prediction
+    average: Any = None
+    bound: Any = None
 
     def __call__(self, x_t, rates, condition=None):
+        return self.prediction.denoised(self.output(x_t, rates, condition), x_t, rates)
+
+    def output(self, x_t, rates, condition=None):
+        """The network's output at x_t."""
         t = ops.broadcast_to(self.schedule.timestep(rates.t), (ops.shape(x_t)[0],))
-        output = self.network(x_t, t, condition, training=False)
-        return self.prediction.denoised(output, x_t, rates)
+        x = self.prediction.network_input(x_t, rates)
+        if self.bound is None and self.average is None:
+            return self.network(x, t, condition, training=False)
+        values = self.values() if self.bound is None else self.bound
+        # Every variable is in it, since a scope hides the one around it.
+        with keras.StatelessScope(list(zip(self.network.variables, values, strict=True))):
+            return self.network(x, t, condition, training=False)
+
+    def values(self):
+        """What the network's variables hold for sampling: the average, where there is one."""
+        averages = {}
+        if self.average is not None:
+            pairs = zip(self.network.weights, self.average.values, strict=True)
+            averages = {id(weight): average for weight, average in pairs}
+        return [ops.cast(averages.get(id(v), v), v.dtype) for v in self.network.variables]
+
+    def bind(self, values):
+        """The same with these values, for a compiled function that has them as an argument."""
+        return dataclasses.replace(self, bound=values)
 
     def null(self, condition):
         """The condition "no class" for as many samples."""

@@ -2,12 +2,19 @@
 
 A guidance takes a denoiser and the condition of a batch and gives what a solver calls,
 (x_t, rates) -> `Denoised`. Since x0 is linear in the network's output, guiding x0 and guiding
-the noise are the same.
+the noise are the same. Most guidances go from a weaker estimate past a stronger one,
+
+    x0 = x0(weak) + scale (x0(strong) − x0(weak)),                                          (1)
+
+and differ in what is weak.
 """
 
-import math
-from dataclasses import dataclass
+import copy
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
+import numpy as np
 from keras import ops
 
 from keras_dit.predictions import Denoised
@@ -16,7 +23,11 @@ from keras_dit.serialization import Configurable, register
 
 
 class Guidance(Configurable):
-    """How a condition steers a denoiser. Subclasses are frozen dataclasses."""
+    """How a condition steers a denoiser. Subclasses are frozen dataclasses.
+
+    A compiled step is made for a guidance's form and is given its numbers: so another scale, or
+    one for each sample, is no other step. A guidance without numbers is its own form.
+    """
 
     def __call__(self, denoiser, condition):
         """The denoiser of one batch.
@@ -30,6 +41,23 @@ class Guidance(Configurable):
         """
         raise NotImplementedError
 
+    def split(self, indices, count, times):
+        """The form and the numbers, for some samples and times.
+
+        Args:
+            indices: the samples' numbers within the run, int (B,).
+            count: how many samples the run has.
+            times: the times that will be asked for, floats.
+
+        Returns:
+            A hashable guidance, and tensors or containers of them, for its `bind`.
+        """
+        return self, ()
+
+    def bind(self, numbers):
+        """The form with its numbers."""
+        return self
+
 
 @register
 @dataclass(frozen=True)
@@ -40,52 +68,133 @@ class Unguided(Guidance):
         return lambda x_t, rates: denoiser(x_t, rates, condition)
 
 
-@register
 @dataclass(frozen=True)
-class ClassifierFree(Guidance):
-    """x0 = x0(∅) + scale (x0(c) − x0(∅)), both halves in one batch.
+class Contrast(Guidance):
+    """Equation (1). Scale 0 is the weak estimate, 1 the strong one alone, above 1 exaggerates.
 
-    Scale 0 is unconditional, 1 is the condition alone (and costs one evaluation, not two),
-    above 1 exaggerates it. A learned variance is never guided.
+    At scale 1 the weak one is not evaluated. A learned variance is never guided.
 
     Args:
-        scale: any finite number.
-        channels: how many of the first channels are guided, the others being those of the
-            condition; None: all of them. facebookresearch/DiT guides 3 of its 4.
+        scale: any finite number; a sequence with one for each sample; or a function of t such as
+            `Interval` and `Ramp`.
+        channels: how many of the first channels are guided, the others being those of the strong
+            estimate; None: all of them. facebookresearch/DiT guides 3 of its 4.
+        rescale: in [0, 1], how far the deviation of each guided picture is brought back to that
+            of the strong estimate, against washed-out contrast.
 
     Reference:
-        Ho, Salimans: Classifier-Free Diffusion Guidance (2022), equation 6, w = scale − 1.
+        Ho, Salimans: Classifier-Free Diffusion Guidance (2022), equation 6, w = scale − 1; Lin et
+        al., Common Diffusion Noise Schedules and Sample Steps are Flawed (2024), equation 16.
     """
 
-    scale: float = 3.0
+    scale: float | tuple | Callable = 3.0
     channels: int | None = None
+    rescale: float = 0.0
+
+    needs_condition = True
 
     def __post_init__(self):
-        if not isinstance(self.scale, (int, float)) or not math.isfinite(self.scale):
-            raise ValueError(f"scale must be a finite number. Received: scale={self.scale!r}")
+        object.__setattr__(self, "scale", _checked_scale(self.scale))
         if self.channels is not None and self.channels < 1:
             raise ValueError(f"channels must be 1 or more. Received: channels={self.channels}")
+        if not 0.0 <= self.rescale <= 1.0:
+            raise ValueError(f"rescale must be in [0, 1]. Received: rescale={self.rescale}")
+
+    def estimates(self, denoiser, condition, x_t, rates):
+        """The strong `Denoised`, and the weak x0."""
+        raise NotImplementedError
 
     def __call__(self, denoiser, condition):
-        if condition is None:
-            raise ValueError("classifier-free guidance needs labels. Received: condition=None")
-        if self.scale == 1:
+        if condition is None and self.needs_condition:
+            raise ValueError(f"{type(self).__name__} needs labels. Received: condition=None")
+        if _is_one(self.scale):
             return Unguided()(denoiser, condition)
 
         def denoise(x_t, rates):
-            both = ops.concatenate([condition, denoiser.null(condition)], axis=0)
-            x0, fraction = denoiser(_twice(x_t), Rates(*map(_twice_rate, rates)), both)
-            conditional, null = ops.split(x0, 2, axis=0)
-            guided = null + self.scale * (conditional - null)
+            (strong, fraction), weak = self.estimates(denoiser, condition, x_t, rates)
+            scale = self.scale(rates.t) if callable(self.scale) else self.scale
+            guided = weak + _columns(scale, strong) * (strong - weak)  # (1)
+            if self.rescale:
+                guided = guided * (1.0 - self.rescale + self.rescale * _std(strong) / _std(guided))
             if self.channels is not None:
-                guided = ops.concatenate(
-                    [guided[..., : self.channels], conditional[..., self.channels :]], axis=-1
-                )
-            if fraction is not None:
-                fraction = ops.split(fraction, 2, axis=0)[0]
+                parts = [guided[..., : self.channels], strong[..., self.channels :]]
+                guided = ops.concatenate(parts, axis=-1)
             return Denoised(guided, fraction)
 
         return denoise
+
+    def split(self, indices, count, times):
+        if callable(self.scale):
+            always_one = all(_is_one(float(self.scale(t))) for t in times)
+            return (Unguided(), {}) if always_one else (self, {})
+        if _is_one(self.scale):
+            return Unguided(), {}
+        scale = np.asarray(self.scale, "float32")
+        if scale.ndim and len(scale) != count:
+            raise ValueError(f"there are {len(scale)} scales for {count} samples")
+        scale = scale[indices] if scale.ndim else scale
+        return _with(self, scale=None), {"scale": ops.convert_to_tensor(scale)}
+
+    def bind(self, numbers):
+        return _with(self, **numbers)
+
+
+@register
+@dataclass(frozen=True)
+class ClassifierFree(Contrast):
+    """Weak is the estimate under no class, in one batch with the other.
+
+    Reference:
+        Ho, Salimans: Classifier-Free Diffusion Guidance (2022).
+    """
+
+    def estimates(self, denoiser, condition, x_t, rates):
+        return _both(denoiser, condition, denoiser.null(condition), x_t, rates)
+
+
+@register
+@dataclass(frozen=True)
+class NegativeLabel(Contrast):
+    """Weak is the estimate under another class, which the pictures are kept away from.
+
+    Args:
+        label: of that class.
+    """
+
+    label: int = field(kw_only=True)
+
+    def estimates(self, denoiser, condition, x_t, rates):
+        return _both(denoiser, condition, ops.full_like(condition, self.label), x_t, rates)
+
+
+@dataclass(frozen=True)
+class Autoguidance(Contrast):
+    """Weak is the estimate of a worse network under the same condition.
+
+    It holds a network, so it is passed to `generate` and not saved.
+
+    Args:
+        weak: the `Denoiser` of a smaller or less trained network, `Diffusion.denoiser()` of it.
+
+    Reference:
+        Karras et al., Guiding a Diffusion Model with a Bad Version of Itself (2024), equation 3.
+    """
+
+    weak: Callable = field(kw_only=True)
+
+    needs_condition = False
+
+    def estimates(self, denoiser, condition, x_t, rates):
+        return denoiser(x_t, rates, condition), self.weak(x_t, rates, condition).x0
+
+    def split(self, indices, count, times):
+        form, numbers = Contrast.split(self, indices, count, times)
+        if isinstance(form, Autoguidance):
+            numbers["weak"] = self.weak.values()
+        return form, numbers
+
+    def bind(self, numbers):
+        return _with(self, **{**numbers, "weak": self.weak.bind(numbers["weak"])})
 
 
 @register
@@ -109,10 +218,89 @@ class Clipped(Guidance):
 
         return denoise
 
+    def split(self, indices, count, times):
+        form, numbers = self.guidance.split(indices, count, times)
+        return dataclasses.replace(self, guidance=form), numbers
+
+    def bind(self, numbers):
+        return dataclasses.replace(self, guidance=self.guidance.bind(numbers))
+
+
+# Scales that vary with t
+
+
+@register
+@dataclass(frozen=True)
+class Interval(Configurable):
+    """The scale where low ≤ t ≤ high, 1 elsewhere: there a step costs one evaluation, not two.
+
+    Reference:
+        Kynkäänniemi et al., Applying Guidance in a Limited Interval Improves Sample and
+        Distribution Quality in Diffusion Models (2024), equation 6.
+    """
+
+    scale: float = 3.0
+    low: float = 0.2
+    high: float = 0.8
+
+    def __call__(self, t):
+        return ops.where((t >= self.low) & (t <= self.high), float(self.scale), 1.0)
+
+
+@register
+@dataclass(frozen=True)
+class Ramp(Configurable):
+    """A scale that goes in a straight line from `start` at t = 1 to `end` at t = 0."""
+
+    start: float = 1.0
+    end: float = 4.0
+
+    def __call__(self, t):
+        return self.end + (self.start - self.end) * t
+
+
+def _checked_scale(scale):
+    """A number, a tuple of them or a function, or ValueError."""
+    if callable(scale):
+        return scale
+    values = np.asarray(scale)
+    if values.dtype.kind not in "iuf" or values.ndim > 1 or not np.isfinite(values).all():
+        raise ValueError(f"scale must be a finite number or some. Received: scale={scale!r}")
+    return tuple(map(float, values)) if values.ndim else values.item()
+
+
+def _is_one(scale):
+    return isinstance(scale, (int, float)) and scale == 1
+
+
+def _with(guidance, **values):
+    """A copy with other fields, which may hold tensors, so that none of them is checked."""
+    other = copy.copy(guidance)
+    for name, value in values.items():
+        object.__setattr__(other, name, value)
+    return other
+
+
+def _columns(scale, x):
+    """A scale that multiplies samples: a scalar, or (B,) -> (B, 1, ..., 1)."""
+    scale = ops.convert_to_tensor(scale, "float32")
+    return ops.reshape(scale, (-1,) + (1,) * (len(x.shape) - 1)) if len(scale.shape) else scale
+
+
+def _std(x):
+    return ops.std(x, axis=tuple(range(1, len(x.shape))), keepdims=True)
+
+
+def _both(denoiser, condition, other, x_t, rates):
+    """The `Denoised` of one condition and the x0 of another, in one batch."""
+    conditions = ops.concatenate([condition, other], axis=0)
+    twice = Rates(*(rate if len(rate.shape) == 0 else _twice(rate) for rate in rates))
+    x0, fraction = denoiser(_twice(x_t), twice, conditions)
+    strong, weak = ops.split(x0, 2, axis=0)
+    if fraction is not None:
+        fraction = ops.split(fraction, 2, axis=0)[0]
+    return Denoised(strong, fraction), weak
+
 
 def _twice(x):
     return ops.concatenate([x, x], axis=0)
-
-
-def _twice_rate(rate):
-    return rate if len(rate.shape) == 0 else _twice(rate)

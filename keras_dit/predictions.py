@@ -49,6 +49,10 @@ class Prediction(Configurable):
         """The part of the output that `target` is for: all, unless the variance is learned."""
         return output
 
+    def network_input(self, x_t, rates):
+        """What the network is given for x_t: x_t itself, unless the prediction scales it."""
+        return x_t
+
     def target(self, x0, noise, rates):
         """What the output should be, (B, ...)."""
         raise NotImplementedError
@@ -168,6 +172,9 @@ class HalfUnused(Prediction):
     def mean_part(self, output):
         return ops.split(output, 2, axis=-1)[0]
 
+    def network_input(self, x_t, rates):
+        return self.used.network_input(x_t, rates)
+
     def target(self, x0, noise, rates):
         return self.used.target(x0, noise, rates)
 
@@ -176,6 +183,52 @@ class HalfUnused(Prediction):
 
     def sensitivity(self, rates):
         return self.used.sensitivity(rates)
+
+
+@register
+@dataclass(frozen=True)
+class Preconditioned(Prediction):
+    """The network gives F in x0 = c_skip x_t + c_out F(c_in x_t), all of it of variance 1.
+
+        c_in = 1 / √(α² s² + σ²),   c_skip = α s² c_in²,   c_out = σ s c_in
+
+    for data of deviation s. With `schedules.EDM` this is EDM's preconditioning, its loss weight
+    included; on a variance-preserving schedule with s = 1, F is −v.
+
+    Args:
+        sigma_data: s, the deviation of the data.
+
+    Reference:
+        Karras et al., Elucidating the Design Space of Diffusion Models (2022), equation 7.
+    """
+
+    sigma_data: float = 0.5
+
+    def __post_init__(self):
+        if not 0.0 < self.sigma_data < float("inf"):
+            raise ValueError(f"sigma_data must be above 0. Received: sigma_data={self.sigma_data}")
+
+    def network_input(self, x_t, rates):
+        return self._factors(broadcast(rates, x_t))[0] * x_t
+
+    def target(self, x0, noise, rates):
+        rates = broadcast(rates, x0)
+        c_in = self._factors(rates)[0]
+        # (x0 − c_skip x_t) / c_out, without the difference of two numbers that are nearly equal
+        return c_in * (rates.sigma / self.sigma_data * x0 - rates.alpha * self.sigma_data * noise)
+
+    def denoised(self, output, x_t, rates):
+        _, c_skip, c_out = self._factors(broadcast(rates, x_t))
+        return Denoised(c_skip * x_t + c_out * output)
+
+    def sensitivity(self, rates):
+        return self._factors(rates)[2]
+
+    def _factors(self, rates):
+        signal = self.sigma_data * rates.alpha
+        c_in = (signal * signal + rates.sigma * rates.sigma) ** -0.5
+        c_skip = signal * self.sigma_data * c_in * c_in
+        return c_in, c_skip, rates.sigma * self.sigma_data * c_in
 
 
 @register
@@ -200,6 +253,9 @@ class LearnedVariance(Prediction):
 
     def mean_part(self, output):
         return ops.split(output, 2, axis=-1)[0]
+
+    def network_input(self, x_t, rates):
+        return self.mean.network_input(x_t, rates)
 
     def target(self, x0, noise, rates):
         return self.mean.target(x0, noise, rates)

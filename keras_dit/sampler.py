@@ -1,14 +1,18 @@
 """The sampling loop: the only one.
 
-A run visits the times t_0 > t_1 > … > t_N = 0 of a grid. Between two of them the solver takes a
-step; the last one, to t = 0, is the denoiser itself, E[x0 | x_{t_{N−1}}].
+A run visits the times t_0 > t_1 > … > t_n = 0 of a grid. Between two of them the solver takes a
+step; the last one, to t = 0, is the denoiser itself, E[x0 | x_{t_{n−1}}].
 """
+
+import itertools
 
 import numpy as np
 from keras import ops
 
 from keras_dit.schedules import Rates, UniformGrid
 from keras_dit.solvers import DDIM
+
+STEPS = 50  # of a run that names no number, on a grid that has none
 
 
 class HostNoise:
@@ -18,17 +22,19 @@ class HostNoise:
     gets depends neither on the batch it is made in nor on the other samples.
 
     Args:
-        seed: integer of 0 or more.
+        seed: integer of 0 or more; or a sequence with one for each sample of the run, and then
+            sample i gets what sample 0 gets under seed[i] alone.
         indices: the samples' numbers within the run.
         shape: of one sample.
         stream: 0 for a run's first noise, 1 for that of its steps.
     """
 
     def __init__(self, seed, indices, shape, stream):
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-            raise ValueError(f"seed must be an integer of 0 or more. Received: seed={seed!r}")
+        check_seed(seed)
         self.shape = tuple(shape)
-        self.generators = [_philox(int(seed), int(index), stream) for index in indices]
+        several = np.ndim(seed) > 0
+        keys = [(seed[i], 0) if several else (seed, i) for i in indices]
+        self.generators = [_philox(*key, stream) for key in keys]
 
     def draw(self):
         """The next noise, numpy float32 (len(indices), *shape)."""
@@ -37,7 +43,18 @@ class HostNoise:
 
 
 def _philox(seed, index, stream):
-    return np.random.Generator(np.random.Philox(key=[seed, index], counter=[0, 0, 0, stream]))
+    philox = np.random.Philox(key=[int(seed), int(index)], counter=[0, 0, 0, stream])
+    return np.random.Generator(philox)
+
+
+def check_seed(seed, count=None):
+    """Raise ValueError unless it is a seed, or a sequence of them, `count` where that is given."""
+    seeds = [seed] if np.ndim(seed) == 0 else seed
+    for one in seeds:
+        if isinstance(one, bool) or not isinstance(one, (int, np.integer)) or one < 0:
+            raise ValueError(f"seed must be an integer of 0 or more. Received: seed={one!r}")
+    if np.ndim(seed) and count is not None and len(seed) != count:
+        raise ValueError(f"there are {len(seed)} seeds for {count} samples")
 
 
 def initial_noise(seed, indices, shape):
@@ -45,8 +62,48 @@ def initial_noise(seed, indices, shape):
     return HostNoise(seed, indices, shape, stream=0).draw()
 
 
+class Trajectory:
+    """A callback that keeps every step of a run.
+
+    Attributes:
+        t: the times, a list of n floats.
+        x_t, x0: the samples and their estimates at those times, numpy (n, N, ...), of all
+            batches together.
+    """
+
+    def __init__(self):
+        self.t, self._steps = [], []
+
+    def __call__(self, step, t, x_t, x0):
+        if step == len(self._steps):
+            self.t.append(t)
+            self._steps.append([])
+        self._steps[step].append((x_t, x0))
+
+    @property
+    def x_t(self):
+        return self._join(0)
+
+    @property
+    def x0(self):
+        return self._join(1)
+
+    def _join(self, part):
+        whole = min(map(len, self._steps))  # batches that were not interrupted
+        steps = [[batch[part] for batch in batches[:whole]] for batches in self._steps]
+        return np.stack([np.concatenate(batches) for batches in steps])
+
+
 def sample(
-    denoise, noise, schedule, steps=50, solver=None, grid=None, seed=0, callback=None, indices=None
+    denoise,
+    noise,
+    schedule,
+    steps=None,
+    solver=None,
+    grid=None,
+    seed=0,
+    callback=None,
+    indices=None,
 ):
     """Sample anything that can be denoised: no network needed.
 
@@ -55,10 +112,10 @@ def sample(
             called as it is: compile it first if that pays.
         noise: standard normal, (B, ...); the run starts from σ(t_0) times it.
         schedule: the `NoiseSchedule`.
-        steps: number of steps, 1 … the schedule's own number.
+        steps: number of steps, 1 … the schedule's own number; None: the grid's, else 50.
         solver: a `Solver`; None: `DDIM()`.
-        grid: a `TimeGrid`; None: `UniformGrid()`.
-        seed: of a stochastic solver's noise, an integer of 0 or more.
+        grid: a `TimeGrid`; None: the schedule's.
+        seed: of a stochastic solver's noise, as for `HostNoise`.
         callback: called as callback(step, t, x_t, x0) after each step, with the time that was
             left, the samples there and their denoised estimate, as numpy arrays.
         indices: the samples' numbers, which say what noise each gets; None: 0 … B − 1.
@@ -67,7 +124,7 @@ def sample(
         The samples at t = 0, a float32 tensor (B, ...).
 
     Raises:
-        ValueError: if steps is below 1 or above the schedule's.
+        ValueError: if steps is below 1 or above the schedule's, or not the grid's.
     """
     solver = solver or DDIM()
 
@@ -76,7 +133,39 @@ def sample(
 
     indices = range(len(noise)) if indices is None else indices
     step_noise = HostNoise(seed, indices, noise.shape[1:], stream=1)
-    return run(advance, noise, schedule, steps, solver, grid, step_noise, callback)
+    times = run_times(schedule, steps, grid)
+    return run(advance, noise, run_rates(schedule, times), solver, step_noise, callback)
+
+
+def invert(denoise, x0, schedule, steps=None, solver=None, grid=None):
+    """Data -> noise: the run of a solver without noise and memory backwards.
+
+    `sample` from what this gives comes back to x0, but for the error of the steps (DDIM
+    inversion). The first step, which `sample` leaves to the denoiser, adds the noise that the
+    denoiser sees in data without any.
+
+    Args:
+        denoise, schedule, steps, solver, grid: as for `sample`.
+        x0: data, (B, ...).
+
+    Returns:
+        Noise, a float32 tensor (B, ...): `sample` takes it as its `noise`.
+
+    Reference:
+        Song et al., Denoising Diffusion Implicit Models (2021), section 4.3.
+    """
+    solver = solver or DDIM()
+    message = f"no run backwards with this solver: use DDIM, Euler or Heun. Received: {solver}"
+    if solver.stochastic:
+        raise ValueError(message)
+    rates = run_rates(schedule, run_times(schedule, steps, grid))[::-1]
+    x = rates[0].alpha * ops.convert_to_tensor(x0, "float32")
+    x = x + (x - rates[0].alpha * denoise(x, rates[0]).x0)
+    for here, there in itertools.pairwise(rates):
+        x, state = solver.step(denoise, x, here, there, None, None)
+        if state is not None:
+            raise ValueError(message)
+    return x / rates[-1].sigma
 
 
 def take_step(denoise, solver, x, here, there, state, noise):
@@ -98,13 +187,11 @@ def take_step(denoise, solver, x, here, there, state, noise):
     return x, state, estimates[0].x0
 
 
-def run(advance, noise, schedule, steps, solver, grid, step_noise, callback):
+def run(advance, noise, rates, solver, step_noise, callback):
     """The loop over a run's steps; `advance` is `take_step` of some denoiser, compiled or not."""
-    rates = _grid_rates(schedule, steps, grid)
     x = ops.convert_to_tensor(noise, "float32") * rates[0].sigma
     state = solver.init(x)
-    for step, here in enumerate(rates):
-        there = rates[step + 1] if step + 1 < len(rates) else None
+    for step, (here, there) in enumerate(itertools.pairwise([*rates, None])):
         z = None
         if there is not None and solver.stochastic:
             z = ops.convert_to_tensor(step_noise.draw())
@@ -116,19 +203,37 @@ def run(advance, noise, schedule, steps, solver, grid, step_noise, callback):
     return x
 
 
-def _grid_rates(schedule, steps, grid):
-    """The rates of every time of a run but the last, 0, each a `Rates` of scalar tensors."""
-    check_steps(steps, schedule)
-    times = (grid or UniformGrid())(schedule, steps)
-    table = [ops.convert_to_numpy(values) for values in schedule(times[:-1])]
-    return [Rates(*map(ops.convert_to_tensor, row)) for row in zip(*table, strict=True)]
+def evaluations(solver, steps):
+    """How often a run calls the denoiser; the last step does once."""
+    return solver.evaluations * (steps - 1) + 1
 
 
-def check_steps(steps, schedule):
-    """Raise ValueError unless a run of so many steps on that schedule makes sense."""
+def run_times(schedule, steps=None, grid=None):
+    """The times of a run, numpy float32 (steps + 1,), falling to 0.
+
+    Raises:
+        ValueError: if the schedule and the grid have no such run.
+    """
+    grid = grid or schedule.grid or UniformGrid()
+    steps = steps if steps is not None else grid.steps or min(STEPS, schedule.steps or STEPS)
     if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
         raise ValueError(f"steps must be an integer of 1 or more. Received: steps={steps!r}")
     if schedule.steps is not None and steps > schedule.steps:
         raise ValueError(
             f"steps must be at most the schedule's {schedule.steps}. Received: steps={steps}"
         )
+    if grid.steps is not None and steps != grid.steps:
+        raise ValueError(f"steps must be the grid's {grid.steps}. Received: steps={steps}")
+    times = grid(schedule, int(steps))
+    if not (times[0] <= 1 and times[-1] == 0 and (np.diff(times) < 0).all()):
+        raise ValueError(
+            f"the times of {grid} with steps={steps} do not fall from at most 1 to 0. "
+            f"Received: schedule={schedule}"
+        )
+    return times
+
+
+def run_rates(schedule, times):
+    """The rates of every time of a run but the last, 0, each a `Rates` of scalar tensors."""
+    table = [ops.convert_to_numpy(values) for values in schedule(times[:-1])]
+    return [Rates(*map(ops.convert_to_tensor, row)) for row in zip(*table, strict=True)]

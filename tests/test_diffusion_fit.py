@@ -138,7 +138,7 @@ def test_a_network_without_classes_and_without_average():
     diffusion.fit(x, batch_size=4, epochs=1, verbose=0)
     assert diffusion.average is None
     assert np.isfinite(diffusion.evaluate(x, verbose=0))
-    assert diffusion.generate(num_images=2, steps=2).shape == (2, 4, 4, 1)
+    assert diffusion.generate(num_images=2, steps=1).shape == (2, 4, 4, 1)
     for call in (lambda: diffusion.fit(x, y), lambda: diffusion.generate([0])):
         with pytest.raises(ValueError, match="no classes"):
             call()
@@ -156,8 +156,9 @@ def recorded(diffusion, steps=4):
     return seen
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "bfloat16"])
-@pytest.mark.parametrize("decay", [0.05, 0.99])
+@pytest.mark.parametrize(
+    ("policy", "decay"), [("float32", 0.05), ("mixed_bfloat16", 0.99), ("bfloat16", 0.05)]
+)
 def test_the_average_in_closed_form(policy, decay):
     diffusion = make(changes={"dtype": policy}, ema=decay)
     expected = weights_of(diffusion.network)
@@ -196,16 +197,16 @@ def test_the_average_is_what_evaluates_and_generates():
     diffusion = make(ema=0.9)
     recorded(diffusion)
     before = weights_of(diffusion.network)
-    pictures = diffusion.generate([0, 1, 2], steps=3)
+    pictures = diffusion.generate([0, 1, 2], steps=1)
     loss = diffusion.evaluate(*data(8), verbose=0)
     assert_same(before, diffusion)
     plain = make(ema=None)
     for weight, average in zip(plain.network.weights, averages(diffusion).values(), strict=True):
         weight.assign(average)
-    np.testing.assert_allclose(plain.generate([0, 1, 2], steps=3), pictures, atol=1e-6)
+    np.testing.assert_allclose(plain.generate([0, 1, 2], steps=1), pictures, atol=1e-6)
     assert plain.evaluate(*data(8), verbose=0) == pytest.approx(loss, rel=1e-6)
     diffusion.train_on_batch(*data(4))
-    after = diffusion.generate([0, 1, 2], steps=3)
+    after = diffusion.generate([0, 1, 2], steps=1)
     assert np.abs(after - pictures).max() > 1e-5  # nothing stale was compiled in
 
 
@@ -263,7 +264,7 @@ def test_a_file_holds_the_whole(tmp_path, name):
     assert loaded.network.config == diffusion.network.config
     assert_same(diffusion, loaded)
     np.testing.assert_array_equal(
-        loaded.generate([0, 1], steps=2), diffusion.generate([0, 1], steps=2)
+        loaded.generate([0, 1], steps=1), diffusion.generate([0, 1], steps=1)
     )
 
 
@@ -289,9 +290,7 @@ def test_a_file_of_weights_holds_the_average_too(tmp_path):
     other = make(ema=0.9)
     other.load_weights(tmp_path / "it.weights.h5")
     assert_same(averages(diffusion), averages(other))
-    np.testing.assert_array_equal(
-        other.generate([0, 1], steps=2), diffusion.generate([0, 1], steps=2)
-    )
+    assert int(ops.convert_to_numpy(other.average.updates)) == 4
 
 
 # What fit refuses

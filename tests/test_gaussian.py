@@ -309,16 +309,6 @@ def test_the_default_objective_follows_the_parts():
 # Whole loops
 
 
-class Times(schedules.TimeGrid):
-    """The times of a recorded run."""
-
-    def __init__(self, timesteps):
-        self.times = np.append((timesteps + 1) / 1000, 0.0).astype("float32")
-
-    def __call__(self, schedule, steps):
-        return self.times
-
-
 class Recorded:
     """The noise of a recorded run, in its order."""
 
@@ -356,14 +346,12 @@ def test_whole_sampling_loops_are_the_published_ones(name, solver):
     def advance(x, here, there, state, noise):
         return sampler.take_step(denoise, solver, x, here, there, state, noise)
 
-    visited = []
+    visited, times = [], np.append((arrays["timesteps"] + 1.0) / 1000, 0.0).astype("float32")
     result = sampler.run(
         advance,
         arrays["x_T"] / numpy(at(schedule, arrays["timesteps"][0]).sigma),  # run scales by sigma
-        schedule,
-        10,
+        sampler.run_rates(schedule, times),
         solver,
-        Times(arrays["timesteps"]),
         Recorded(arrays["noise"]),
         lambda step, t, x_t, x0: visited.append(x_t),
     )

@@ -109,6 +109,19 @@ def test_the_format_is_found_by_content_not_by_suffix(tmp_path):
         assert_equal(read(renamed), state("c"))
 
 
+@pytest.mark.parametrize("start", [b"\x80\x02", b"PK"])
+def test_a_safetensors_file_may_start_like_the_others(start, tmp_path):
+    """It opens with its header's length, whose bytes can be those of a pickle or a zip file."""
+    save = pytest.importorskip("safetensors.numpy").save
+    wanted = int.from_bytes(start, "little")
+    arrays = {"x": np.ones(2, "float32")}
+    used = int.from_bytes(save(arrays, metadata={"a": ""})[:8], "little")
+    data = save(arrays, metadata={"a": "b" * (wanted - used)})
+    assert data.startswith(start)
+    (tmp_path / "x.safetensors").write_bytes(data)
+    assert weights.facebook_dit.read(tmp_path / "x.safetensors").keys() == {"x"}
+
+
 def test_a_tensor_may_be_any_view_of_its_storage(tmp_path):
     torch = pytest.importorskip("torch")
     big = torch.arange(24.0).reshape(4, 6)

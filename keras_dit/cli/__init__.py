@@ -1,4 +1,4 @@
-"""The command keras-dit: demo, train, sample, info, bench."""
+"""The command keras-dit: demo, train, sample, convert, info, bench."""
 
 import argparse
 import signal
@@ -6,7 +6,7 @@ import sys
 
 import keras_dit
 from keras_dit import backend
-from keras_dit.cli import bench, demo, info, sample, train
+from keras_dit.cli import bench, convert, demo, info, sample, train
 
 DESCRIPTION = """\
 Diffusion Transformers in Keras 3, on JAX, PyTorch and TensorFlow.
@@ -16,6 +16,7 @@ example: keras-dit demo"""
 
 MISTAKES = (
     ValueError,
+    ImportError,
     FloatingPointError,
     FileNotFoundError,
     FileExistsError,
@@ -41,7 +42,7 @@ def parser():
     version = f"keras-dit {keras_dit.__version__}, backend {keras_dit.backend.BACKEND}"
     top.add_argument("--version", action="version", version=version)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (demo, train, sample, info, bench):
+    for module in (demo, train, sample, convert, info, bench):
         command = commands.add_parser(
             module.__name__.rpartition(".")[2],
             help=module.HELP,

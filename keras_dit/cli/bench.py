@@ -116,7 +116,7 @@ def product_rate(config, batch_size, dtype="float32"):
             ops.cast(rng.normal(size=(*stack, *shape)).astype("float32"), dtype)
             for shape in ((rows, inner), (inner, columns))
         ]
-        compiled = backend.compile_inference(ops.matmul)
+        compiled = backend.compile_inference(ops.matmul, dtype)
         alone = (seconds(lambda f=f, p=pair: f(*p), limit=1.0) for f in (ops.matmul, compiled))
         time_taken += times * min(alone)
         work += times * (batch or 1) * rows * inner * columns
@@ -141,7 +141,7 @@ def forward(network, batch_size):
         with keras.StatelessScope(list(zip(network.variables, values, strict=True))):
             return network(x, t, y, training=False)
 
-    compiled = backend.compile_inference(call)
+    compiled = backend.compile_inference(call, network.compute_dtype)
     return lambda: compiled(values, x, t, y)
 
 

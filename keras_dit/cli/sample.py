@@ -7,25 +7,50 @@ import zipfile
 import keras
 import numpy as np
 
-from keras_dit import solvers
+from keras_dit import guidance, images, sampler, schedules, solvers
 from keras_dit.cli import common
 from keras_dit.diffusion import Diffusion
 
 HELP = "make pictures with a trained model"
 EXAMPLE = """\
-MODEL is the folder of a `keras-dit train` run or a .keras file.
+MODEL is the folder of a `keras-dit train` run, a .keras file, or weights from elsewhere: a .pt or
+.safetensors file of facebookresearch/DiT or SiT, a folder of diffusers, hf://owner/name. Latents
+are saved as .npy and shown by their first three channels. Interrupted with Ctrl-C, what there is by
+then is written.
 
 examples:
   keras-dit sample runs/digits
-  keras-dit sample runs/digits --labels 3,3,3,7 --steps 100 --solver ddpm --out digits.png"""
+  keras-dit sample runs/digits --solver dpmpp-2m --steps 20 --guidance 2 --trajectory digits.gif
+  keras-dit sample runs/digits --labels 3,3,3,7 --steps 100 --solver ddpm --out digits.png
+  keras-dit sample DiT-XL-2-256x256.pt --labels 207,360 --solver ddpm --steps 250"""
 
+DIFFUSERS = ("config.json", "transformer")  # one of them is in every folder of theirs
 SOLVERS = {
     "ddim": solvers.DDIM(),
     "ddim-eta1": solvers.DDIM(1.0),
     "ddpm": solvers.DDPM(),
+    "ddpm-large": solvers.DDPM(1.0),
+    "dpmpp-2m": solvers.DPMSolverPP2M(),
+    "dpmpp-2m-sde": solvers.DPMSolverPP2MSDE(),
+    "dpmpp-3m": solvers.DPMSolverPP3M(),
     "euler": solvers.Euler(),
+    "euler-ancestral": solvers.EulerAncestral(),
+    "euler-maruyama": solvers.EulerMaruyama(),
     "heun": solvers.Heun(),
+    "lcm": solvers.LCM(),
+    "midpoint": solvers.Midpoint(),
+    "unipc-2": solvers.UniPC(2),
+    "unipc-3": solvers.UniPC(3),
 }
+GRIDS = {
+    "karras": schedules.KarrasGrid(),
+    "leading": schedules.LeadingGrid(),
+    "linspace": schedules.LinspaceGrid(),
+    "log-snr": schedules.LogSNRGrid(),
+    "shifted": schedules.ShiftedGrid(),
+    "uniform": schedules.UniformGrid(),
+}
+FRAMES = 50  # of a trajectory, at most
 
 
 def add_arguments(command):
@@ -41,8 +66,15 @@ def add_arguments(command):
     command.add_argument(
         "--solver",
         type=common.one_of(SOLVERS),
+        metavar="NAME",
         default="ddim",
         help=f"{', '.join(SOLVERS)} (default: %(default)s)",
+    )
+    command.add_argument(
+        "--grid",
+        type=common.one_of(GRIDS),
+        metavar="NAME",
+        help=f"times to visit: {', '.join(GRIDS)} (default: the schedule's)",
     )
     command.add_argument(
         "--guidance",
@@ -50,6 +82,23 @@ def add_arguments(command):
         default=3.0,
         metavar="SCALE",
         help="classifier-free guidance; 1: none (default: %(default)s)",
+    )
+    command.add_argument(
+        "--guidance-interval",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="guide between these times only, such as 0.2 0.8",
+    )
+    command.add_argument(
+        "--guidance-rescale",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="bring contrast back to that without guidance, 0 to 1 (default: %(default)s)",
+    )
+    command.add_argument(
+        "--negative", type=common.natural, metavar="LABEL", help="guide away from this class"
     )
     command.add_argument(
         "--clip", action="store_true", help="clip each step's estimate to the range of pixels"
@@ -64,11 +113,24 @@ def add_arguments(command):
         metavar="FILE",
         help=".png for a grid, .npy for the numbers (default: %(default)s)",
     )
+    command.add_argument("--trajectory", metavar="GIF", help="write how the pictures come about")
+    add_weights_arguments(command)
+
+
+def add_weights_arguments(command):
+    """What weights from elsewhere may leave open."""
+    command.add_argument(
+        "--num-heads",
+        type=common.positive,
+        metavar="N",
+        help="of the attention, for a file of no published size",
+    )
 
 
 def run(arguments):
     out = _target(arguments.out)
-    model = load(arguments.model)
+    model = load(arguments.model, num_heads=arguments.num_heads)
+    trajectory = sampler.Trajectory() if arguments.trajectory else None
     columns = common.grid_columns(model.network.num_classes)
     count = arguments.num_images or 8 * columns
     labels = _labels(arguments.labels, model.network.num_classes, count)
@@ -79,29 +141,39 @@ def run(arguments):
         num_images=count,
         steps=arguments.steps,
         solver=SOLVERS[arguments.solver],
-        guidance=common.guided(arguments.guidance, model.network.num_classes, arguments.clip),
+        grid=GRIDS.get(arguments.grid),
+        guidance=_guidance(arguments, model.network.num_classes),
         seed=arguments.seed,
         batch_size=arguments.batch_size,
+        callback=trajectory,
         verbose=True,
     )
     seconds = time.perf_counter() - start
     written = _write(out, pictures, model, columns)
-    print(f"{count} pictures in {seconds:.1f} s, written to {written}")
+    print(f"{len(pictures)} pictures in {seconds:.1f} s, written to {written}")
+    if trajectory:
+        _write_trajectory(arguments.trajectory, trajectory, pictures, model, columns)
 
 
-def load(path):
-    """The `Diffusion` of a run's folder or a .keras file.
+def load(path, num_heads=None):
+    """The `Diffusion` of a run's folder, a .keras file or weights from elsewhere.
 
     Raises:
         FileNotFoundError: if there is none.
         ValueError: if the file holds something else.
     """
-    path = pathlib.Path(path)
-    file = path / "model.keras" if path.is_dir() else path
+    folder = pathlib.Path(path)
+    file = folder / "model.keras" if (folder / "model.keras").is_file() else folder
+    if file.suffix != ".keras":
+        if folder.is_dir() and not any((folder / name).exists() for name in DIFFUSERS):
+            raise FileNotFoundError(f"no model at {folder}")
+        heads = {} if num_heads is None else {"num_heads": num_heads}
+        # Nothing trains here, so an average would be a second copy of the weights.
+        return Diffusion.from_preset(path, ema=None, **heads)
     if not file.is_file():
         raise FileNotFoundError(f"no model at {file}")
-    if file.suffix != ".keras" or not zipfile.is_zipfile(file):
-        raise ValueError(f"MODEL must be a run's folder or a .keras file. Received: {path}")
+    if not zipfile.is_zipfile(file):
+        raise ValueError(f"{file} is no .keras file, or a broken one")
     model = keras.saving.load_model(file)
     if not isinstance(model, Diffusion):
         raise ValueError(f"{file} holds a {type(model).__name__}, not a Diffusion")
@@ -117,6 +189,22 @@ def _target(path):
     return out
 
 
+def _guidance(arguments, num_classes):
+    if num_classes is None:
+        return common.guided(arguments.guidance, num_classes, arguments.clip)
+    scale = arguments.guidance
+    if arguments.guidance_interval:
+        scale = guidance.Interval(scale, *arguments.guidance_interval)
+    settings = {"scale": scale, "rescale": arguments.guidance_rescale}
+    if arguments.negative is None:
+        chosen = guidance.ClassifierFree(**settings)
+    elif arguments.negative < num_classes:
+        chosen = guidance.NegativeLabel(label=arguments.negative, **settings)
+    else:
+        raise ValueError(f"--negative must be below {num_classes}. Received: {arguments.negative}")
+    return guidance.Clipped(chosen) if arguments.clip else chosen
+
+
 def _labels(text, num_classes, count):
     if text is None:
         return common.class_labels(num_classes, count)
@@ -127,12 +215,31 @@ def _labels(text, num_classes, count):
 
 
 def _write(out, pictures, model, columns):
-    """A picture of what can be seen, else the numbers."""
-    visible = pictures.shape[-1] in (1, 3) and np.isfinite(model.codec.high)
-    if visible and out.suffix == ".png":
-        columns = min(columns, len(pictures))
-        common.save_grid(out, common.to_unit(pictures, model.codec), columns)
+    """A picture; of what is none the numbers, and a picture of its first three channels."""
+    if _visible(pictures, model) and out.suffix == ".png":
+        pictures = common.to_unit(pictures, model.codec)
+        common.save_grid(out, pictures, min(columns, len(pictures)))
         return out
-    out = out.with_suffix(".npy")
-    np.save(out, pictures)
-    return out
+    numbers = out.with_suffix(".npy")
+    np.save(numbers, pictures)
+    if out.suffix == ".npy":
+        return numbers
+    shown = pictures[..., :3] if pictures.shape[-1] >= 3 else pictures[..., :1]
+    limit = max(np.abs(shown).max(), 1e-6)
+    common.save_grid(out, shown / limit, min(columns, len(pictures)))
+    return f"{numbers}, and shown in {out} by their first {shown.shape[-1]} channels"
+
+
+def _visible(pictures, model):
+    return pictures.shape[-1] in (1, 3) and np.isfinite(model.codec.high)
+
+
+def _write_trajectory(path, trajectory, pictures, model, columns):
+    if not _visible(pictures, model):
+        raise ValueError("--trajectory needs pictures that can be seen, with 1 or 3 channels")
+    noisy = trajectory.x_t[:: -(-len(trajectory.t) // FRAMES)]  # (n, N, H, W, C)
+    frames = [*model.codec.decode(noisy), pictures[: noisy.shape[1]]]
+    columns, scale = min(columns, len(pictures)), common.enlargement(pictures.shape[1])
+    units = [common.to_unit(frame, model.codec) for frame in frames]
+    images.save_gif(path, [images.grid(unit, columns=columns, scale=scale) for unit in units])
+    print(f"{len(frames)} steps of them written to {path}")

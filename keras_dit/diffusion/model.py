@@ -5,7 +5,6 @@ import math
 import keras
 import numpy as np
 from keras import ops
-from tqdm.auto import tqdm
 
 from keras_dit import backend, checkpoints, sampler, weights
 from keras_dit.checkpoints import Checkpoint
@@ -13,6 +12,7 @@ from keras_dit.codecs import Codec, Pixels
 from keras_dit.denoiser import Denoiser
 from keras_dit.diffusion import checks
 from keras_dit.diffusion.average import WeightAverage
+from keras_dit.diffusion.generation import Generation
 from keras_dit.diffusion.skips import StopOnSkips, all_finite
 from keras_dit.guidance import Guidance, Unguided
 from keras_dit.objectives import Hybrid, MeanSquaredError, Objective
@@ -86,9 +86,8 @@ class Diffusion(keras.Model):
         self.skipped = self.add_weight(
             shape=(), initializer="zeros", dtype="int32", trainable=False, name="skipped"
         )
-        # Compiled sampling steps by (solver, guidance). They hold functions, nothing that Keras
-        # should track or save.
-        object.__setattr__(self, "_compiled_steps", {})
+        # It holds compiled functions, nothing that Keras should track or save.
+        object.__setattr__(self, "_generation", Generation(self.denoiser()))
         self.build()
 
     # Construction
@@ -243,7 +242,8 @@ class Diffusion(keras.Model):
         else:
             backend.assign_if(finite, lambda: (self._move_average(), self._apply(gradients)), moved)
         self.skipped.assign(self.skipped + ops.cast(ops.logical_not(finite), "int32"))
-        return self._training_logs(loss, finite, ops.shape(data[0])[0])
+        x, *_ = keras.utils.unpack_x_y_sample_weight(data)
+        return self._training_logs(loss, finite, ops.shape(x)[0])
 
     def _apply(self, gradients):
         backend.apply_gradients(self.optimizer, gradients, self.trainable_variables)
@@ -270,7 +270,11 @@ class Diffusion(keras.Model):
         x_t = factor.alpha * x0 + factor.sigma * noise  # (B, H, W, C)
         if y is not None:
             y, valid = self._labels(y)
-        output = self._output(x_t, self.schedule.timestep(t), y, training)
+        if training:
+            x = self.prediction.network_input(x_t, rates)
+            output = self.network(x, self.schedule.timestep(t), y, training=True)
+        else:
+            output = self.denoiser().output(x_t, rates, y)
         loss = self.objective.loss(output, x0, noise, rates, self.prediction)  # (B,)
         if sample_weight is not None:
             loss = loss * ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
@@ -283,19 +287,17 @@ class Diffusion(keras.Model):
         last = self.network.num_classes - 1
         return ops.clip(y, 0, last), ops.all((y >= 0) & (y <= last))
 
-    def _output(self, x_t, timestep, y, training):
-        if training:
-            return self.network(x_t, timestep, y, training=True)
-        with self._sampling_scope(self._sampling_values()):
-            return self.network(x_t, timestep, y, training=False)
-
     # Sampling
+
+    def denoiser(self):
+        """E[x0 | x_t] as the averaged weights know it: a `Denoiser`."""
+        return Denoiser(self.network, self.schedule, self.prediction, self.average)
 
     def generate(
         self,
         labels=None,
         num_images=None,
-        steps=50,
+        steps=None,
         solver=None,
         guidance=None,
         grid=None,
@@ -309,18 +311,24 @@ class Diffusion(keras.Model):
         A picture depends on the seed, its place in the call, its label and the settings, not
         on batch_size, and is the same on every backend to float tolerance.
 
+        Interrupted (Ctrl-C), it returns with a warning what there is: the finished batches, and
+        of the batch under way its last estimates. Before the first step KeyboardInterrupt is
+        raised as usual.
+
         Args:
             labels: for each picture its class, or None for no class.
             num_images: how many pictures, if no labels are given.
-            steps: number of solver steps, at most the schedule's own number.
+            steps: number of solver steps, at most the schedule's own number; None: the grid's
+                number where it has one, else 50.
             solver: a `Solver`; None: `DDIM()`.
             guidance: a `Guidance`; None: `Unguided()`.
-            grid: a `TimeGrid`; None: `UniformGrid()`.
-            seed: integer of 0 or more.
+            grid: a `TimeGrid`; None: the schedule's.
+            seed: integer of 0 or more; or a list with one for each picture, which then does not
+                depend on its place: it is the first picture of that seed.
             batch_size: how many pictures are made at once, at most.
             callback: called as callback(step, t, x_t, x0) after each step of each batch, with
-                numpy arrays as the network sees them.
-            verbose: whether to show a progress bar.
+                numpy arrays as the network sees them; `sampler.Trajectory()` keeps them.
+            verbose: whether to show a progress bar, which counts evaluations of the network.
 
         Returns:
             numpy float32 (N, H, W, C) in the codec's range, by default [−1, 1].
@@ -331,64 +339,27 @@ class Diffusion(keras.Model):
         labels, count = checks.requested(labels, num_images, self.network.num_classes)
         solver = checks.instance("solver", solver, DDIM, Solver)
         guidance = checks.instance("guidance", guidance, Unguided, Guidance)
-        sampler.check_steps(steps, self.schedule)
+        times = sampler.run_times(self.schedule, steps, grid)
+        sampler.check_seed(seed, count)
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more. Received: batch_size={batch_size}")
         chunks = np.array_split(np.arange(count), math.ceil(count / batch_size))
         self._start_average()
-        compiled, weights = self._compiled_step(solver, guidance), self._sampling_values()
-        pictures = []
-        total = steps * len(chunks)
-        with tqdm(
-            total=total, desc="sampling", unit="step", dynamic_ncols=True, disable=not verbose
-        ) as bar:
-            for chunk in chunks:
-                condition = None if labels is None else ops.convert_to_tensor(labels[chunk])
+        x0 = self._generation(labels, chunks, times, solver, guidance, seed, callback, verbose)
+        return self.codec.decode(x0)
 
-                def advance(*arguments, condition=condition):
-                    result = compiled(weights, condition, *arguments)
-                    bar.update()
-                    return result
-
-                noise = sampler.initial_noise(seed, chunk, self.network.image_shape)
-                steps_noise = sampler.HostNoise(seed, chunk, noise.shape[1:], stream=1)
-                x0 = sampler.run(
-                    advance, noise, self.schedule, steps, solver, grid, steps_noise, callback
-                )
-                pictures.append(self.codec.decode(ops.convert_to_numpy(x0)))
-        return np.concatenate(pictures)
+    def sampling_network(self):
+        """A copy of the network with the weights that `generate` uses, such as for an export."""
+        self._start_average()
+        copy = type(self.network).from_config(self.network.get_config())
+        for variable, value in zip(copy.variables, self._sampling_values(), strict=True):
+            variable.assign(ops.convert_to_numpy(value))
+        return copy
 
     def _start_average(self):
         """Before the first update the average is the weights, which may have been loaded since."""
         if self.average is not None and int(ops.convert_to_numpy(self.average.updates)) == 0:
             self.average.restart(self.network.weights)
-
-    def _sampling_values(self):
-        """What the network's variables hold for sampling: the average, where there is one."""
-        averages = {}
-        if self.average is not None:
-            pairs = zip(self.network.weights, self.average.values, strict=True)
-            averages = {id(weight): average for weight, average in pairs}
-        variables = self.network.variables
-        return [ops.cast(averages.get(id(v), v), v.dtype) for v in variables]
-
-    def _sampling_scope(self, values):
-        # Every variable is in it, since a scope hides the one around it.
-        return keras.StatelessScope(list(zip(self.network.variables, values, strict=True)))
-
-    def _compiled_step(self, solver, guidance):
-        """`sampler.take_step`, compiled once for each solver and guidance."""
-        key = (solver, guidance)
-        if key not in self._compiled_steps:
-            denoiser = Denoiser(self.network, self.schedule, self.prediction)
-
-            def advance(weights, condition, x, here, there, state, noise):
-                with self._sampling_scope(weights):
-                    denoise = guidance(denoiser, condition)
-                    return sampler.take_step(denoise, solver, x, here, there, state, noise)
-
-            self._compiled_steps[key] = backend.compile_inference(advance)
-        return self._compiled_steps[key]
 
     # Saving
 

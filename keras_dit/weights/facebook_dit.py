@@ -38,12 +38,12 @@ def read(path):
     """The content of a .pt or .safetensors file as a dict, with `Stored` for tensors."""
     with open(path, "rb") as file:
         head = file.read(64)
-    if head.startswith(b"PK"):
+    if head[8:9] == b"{":  # before it stands a length, whose bytes may be those of the others
+        content = safetensors_files.read(path)
+    elif head.startswith(b"PK"):
         content = torch_files.read_zip(path)
     elif head.startswith(b"\x80"):
         content = torch_files.read_legacy(path)
-    elif head[8:9] == b"{":
-        content = safetensors_files.read(path)
     else:
         raise ValueError(f"{path} {_what(head)}")
     if not isinstance(content, dict):

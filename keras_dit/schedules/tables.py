@@ -1,6 +1,4 @@
-"""Noise schedules: how much signal and how much noise there is at time t.
-
-    x_t = α(t) x0 + σ(t) ε,   ε ~ N(0, I),   t ∈ [0, 1]: 0 is data, 1 is noise.
+"""Schedules given by a table.
 
 A table of DDPM has N = 1000 steps k = 0 … N − 1, which are t = (k + 1) / N here, with
 α² = ᾱ_k and σ² = 1 − ᾱ_k (Ho, Jain, Abbeel: Denoising Diffusion Probabilistic Models, 2020).
@@ -8,61 +6,13 @@ A table of DDPM has N = 1000 steps k = 0 … N − 1, which are t = (k + 1) / N 
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
 
-from keras_dit.serialization import Configurable, register
-
-
-class Rates(NamedTuple):
-    """The time and its two rates, float32 tensors: scalars, or (B,) with one for each sample."""
-
-    t: Any
-    alpha: Any
-    sigma: Any
-
-
-def broadcast(rates, x):
-    """Rates whose alpha and sigma multiply a tensor of samples.
-
-    Args:
-        rates: `Rates` of scalars or of shape (B,).
-        x: tensor (B, ...).
-
-    Returns:
-        `Rates` of scalars as they came, or of shape (B, 1, ..., 1).
-    """
-    if len(rates.alpha.shape) == 0:
-        return rates
-    shape = (-1,) + (1,) * (len(x.shape) - 1)
-    return Rates(rates.t, ops.reshape(rates.alpha, shape), ops.reshape(rates.sigma, shape))
-
-
-class NoiseSchedule(Configurable):
-    """A noise schedule: t -> `Rates`. Subclasses are frozen dataclasses."""
-
-    steps = None  # the number of times it distinguishes; None: time is continuous
-
-    def __call__(self, t):
-        """The rates at t.
-
-        Args:
-            t: times in [0, 1], a float, array or tensor of any shape.
-
-        Returns:
-            `Rates` of float32 tensors of that shape.
-        """
-        raise NotImplementedError
-
-    def timestep(self, t):
-        """The number that the network is given for time t, float32 of t's shape."""
-        raise NotImplementedError
-
-    def snap(self, t):
-        """The time that stands for t in training and in sampling: of a table, the next step up."""
-        return ops.convert_to_tensor(t, "float32")
+from keras_dit.schedules.base import NoiseSchedule, Rates
+from keras_dit.schedules.grids import UniformGrid
+from keras_dit.serialization import register
 
 
 class TableSchedule(NoiseSchedule):
@@ -70,6 +20,12 @@ class TableSchedule(NoiseSchedule):
 
     Between two steps the rates are interpolated, so that any t may be asked for.
     """
+
+    grid = UniformGrid()
+
+    @property
+    def least_time(self):
+        return 1.0 / self.steps
 
     def betas(self):
         """The variances β_0 … β_{N−1} of the forward steps, numpy float64 (N,)."""
@@ -183,63 +139,25 @@ class CosineBeta(TableSchedule):
 
 @register
 @dataclass(frozen=True)
-class RectifiedFlow(NoiseSchedule):
-    """The straight line from data to noise: α = 1 − t, σ = t. The network is given 1000 t.
+class ZeroTerminalSNR(TableSchedule):
+    """Another table, with √ᾱ moved and stretched so that its last step has no signal.
+
+    The first step keeps its ᾱ. Without signal the clean sample cannot be had from the noise: the
+    prediction has to be `V`, `CleanSample` or `FlowVelocity`.
 
     Reference:
-        Liu et al., Flow Straight and Fast (2022); Lipman et al., Flow Matching (2022).
+        Lin et al., Common Diffusion Noise Schedules and Sample Steps are Flawed (2024),
+        algorithm 1.
     """
 
-    def __call__(self, t):
-        t = ops.convert_to_tensor(t, "float32")
-        return Rates(t, 1.0 - t, t)
+    schedule: TableSchedule = LinearBeta()
 
-    def timestep(self, t):
-        return 1000.0 * ops.convert_to_tensor(t, "float32")
+    @property
+    def steps(self):
+        return self.schedule.steps
 
-
-@register
-@dataclass(frozen=True)
-class ReversedFlow(NoiseSchedule):
-    """The straight line of `RectifiedFlow`, whose network is given 1 − t, as SiT's is.
-
-    Reference:
-        Ma et al., SiT: Exploring Flow and Diffusion-based Generative Models (2024).
-    """
-
-    def __call__(self, t):
-        t = ops.convert_to_tensor(t, "float32")
-        return Rates(t, 1.0 - t, t)
-
-    def timestep(self, t):
-        return 1.0 - ops.convert_to_tensor(t, "float32")
-
-
-class TimeGrid(Configurable):
-    """Which times a sampling run visits. Subclasses are frozen dataclasses."""
-
-    def __call__(self, schedule, steps):
-        """The times of a run.
-
-        Args:
-            schedule: the `NoiseSchedule` that is sampled.
-            steps: number of steps, at least 1.
-
-        Returns:
-            numpy float32 (steps + 1,), falling from the noisiest time to 0.
-        """
-        raise NotImplementedError
-
-
-@register
-@dataclass(frozen=True)
-class UniformGrid(TimeGrid):
-    """Times equally far apart from 1 to 0, each moved to the schedule's next step up.
-
-    On a table this is what diffusers calls "trailing": the run starts at pure noise whatever
-    the number of steps.
-    """
-
-    def __call__(self, schedule, steps):
-        times = np.linspace(1.0, 0.0, steps + 1)[:-1]
-        return np.append(ops.convert_to_numpy(schedule.snap(times)), np.float32(0.0))
+    def betas(self):
+        alpha = np.sqrt(self.schedule.alphas_cumprod())
+        alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
+        signal = np.append(1.0, alpha**2)
+        return 1.0 - signal[1:] / signal[:-1]

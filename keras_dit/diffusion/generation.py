@@ -1,0 +1,100 @@
+"""The batches of `Diffusion.generate`."""
+
+import itertools
+import warnings
+
+import numpy as np
+from keras import ops
+from tqdm.auto import tqdm
+
+from keras_dit import backend, sampler
+
+
+class Generation:
+    """Runs the sampling loop for batches, its steps compiled.
+
+    Args:
+        denoiser: a `Denoiser`.
+    """
+
+    def __init__(self, denoiser):
+        self.denoiser = denoiser
+        self._compiled = {}  # by solver and form of guidance
+
+    def __call__(
+        self, labels, chunks, times, solver, guidance, seed=0, callback=None, verbose=False
+    ):
+        """Samples of the network.
+
+        Args:
+            labels: int32 (N,), or None.
+            chunks: the numbers of each batch's samples, a list of int arrays.
+            times: of the run, falling to 0.
+            solver, guidance, seed, callback, verbose: as for `Diffusion.generate`.
+
+        Returns:
+            numpy (N, ...). After an interruption (Ctrl-C), with a warning, what there is: the
+            finished batches, and of the batch under way its last estimates.
+        """
+        rates = sampler.run_rates(self.denoiser.schedule, times)
+        total = sampler.evaluations(solver, len(rates)) * len(chunks)
+        count = sum(map(len, chunks))
+        values = self.denoiser.values()
+        done, estimate = [], None
+        look = {"desc": "sampling", "unit": "evaluation", "dynamic_ncols": True}
+        with tqdm(total=total, disable=not verbose, **look) as bar:
+            for chunk in chunks:
+                condition = None if labels is None else ops.convert_to_tensor(labels[chunk])
+                step = itertools.count()
+
+                def advance(x, here, there, state, noise, chunk=chunk, step=step, y=condition):
+                    nonlocal estimate
+                    i = next(step)
+                    looks = 1 if there is None else solver.evaluations
+                    form, numbers = guidance.split(chunk, count, times[i : i + looks])
+                    compiled = self._step(solver, form)
+                    result = compiled(values, numbers, y, x, here, there, state, noise)
+                    estimate = result[2]
+                    bar.update(looks)
+                    return result
+
+                try:
+                    done.append(self._batch(advance, chunk, rates, solver, seed, callback))
+                except KeyboardInterrupt:
+                    if not done and estimate is None:
+                        raise
+                    return self._interrupted(done, estimate, count)
+                estimate = None
+        return np.concatenate(done)
+
+    def _batch(self, advance, chunk, rates, solver, seed, callback):
+        noise = sampler.initial_noise(seed, chunk, self.denoiser.network.image_shape)
+        step_noise = sampler.HostNoise(seed, chunk, noise.shape[1:], stream=1)
+        x0 = sampler.run(advance, noise, rates, solver, step_noise, callback)
+        return ops.convert_to_numpy(x0)
+
+    def _interrupted(self, done, estimate, count):
+        finished = sum(map(len, done))
+        if estimate is not None:
+            done = [*done, ops.convert_to_numpy(estimate)]
+        there = sum(map(len, done))
+        warnings.warn(
+            f"interrupted: {finished} of {count} pictures are finished"
+            + (f", {there - finished} are estimates" if there > finished else ""),
+            stacklevel=4,
+        )
+        return np.concatenate(done)
+
+    def _step(self, solver, form):
+        """`sampler.take_step`, compiled once for each solver and form of guidance."""
+        key = (solver, form)
+        if key not in self._compiled:
+
+            def advance(values, numbers, condition, x, here, there, state, noise):
+                denoise = form.bind(numbers)(self.denoiser.bind(values), condition)
+                return sampler.take_step(denoise, solver, x, here, there, state, noise)
+
+            self._compiled[key] = backend.compile_inference(
+                advance, self.denoiser.network.compute_dtype
+            )
+        return self._compiled[key]

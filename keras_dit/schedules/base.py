@@ -1,0 +1,89 @@
+"""What a noise schedule and a time grid are.
+
+x_t = α(t) x0 + σ(t) ε,   ε ~ N(0, I),   t ∈ [0, 1]: 0 is data, 1 is noise.
+"""
+
+from typing import Any, NamedTuple
+
+from keras import ops
+
+from keras_dit.serialization import Configurable
+
+
+class Rates(NamedTuple):
+    """The time and its two rates, float32 tensors: scalars, or (B,) with one for each sample."""
+
+    t: Any
+    alpha: Any
+    sigma: Any
+
+
+def broadcast(rates, x):
+    """Rates whose alpha and sigma multiply a tensor of samples.
+
+    Args:
+        rates: `Rates` of scalars or of shape (B,).
+        x: tensor (B, ...).
+
+    Returns:
+        `Rates` of scalars as they came, or of shape (B, 1, ..., 1).
+    """
+    if len(rates.alpha.shape) == 0:
+        return rates
+    shape = (-1,) + (1,) * (len(x.shape) - 1)
+    return Rates(rates.t, ops.reshape(rates.alpha, shape), ops.reshape(rates.sigma, shape))
+
+
+class NoiseSchedule(Configurable):
+    """A noise schedule: t -> `Rates`. Subclasses are frozen dataclasses.
+
+    Attributes:
+        steps: the number of times it distinguishes; None: time is continuous.
+        least_time: above 0, where grids that never reach 0 by themselves take their last look.
+        grid: the `TimeGrid` of a run that names none.
+    """
+
+    steps = None
+    least_time = 1e-3
+    grid = None
+
+    def __call__(self, t):
+        """The rates at t.
+
+        Args:
+            t: times in [0, 1], a float, array or tensor of any shape.
+
+        Returns:
+            `Rates` of float32 tensors of that shape.
+        """
+        raise NotImplementedError
+
+    def timestep(self, t):
+        """The number that the network is given for time t, float32 of t's shape."""
+        raise NotImplementedError
+
+    def snap(self, t):
+        """The time that stands for t in training: of a table, the next step up."""
+        return ops.convert_to_tensor(t, "float32")
+
+
+class TimeGrid(Configurable):
+    """Which times a sampling run visits. Subclasses are frozen dataclasses.
+
+    Attributes:
+        steps: the number of steps of a grid that has one; None: any number.
+    """
+
+    steps = None
+
+    def __call__(self, schedule, steps):
+        """The times of a run.
+
+        Args:
+            schedule: the `NoiseSchedule` that is sampled.
+            steps: number of steps, at least 1.
+
+        Returns:
+            numpy float32 (steps + 1,), falling from the noisiest time to 0.
+        """
+        raise NotImplementedError
