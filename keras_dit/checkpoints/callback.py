@@ -38,7 +38,7 @@ class Checkpoint(keras.callbacks.Callback):
     Args:
         folder: where the checkpoints are; created if missing.
         every: seconds of training between two checkpoints, at least; 0: one after each step; None:
-            a minute, and fifty times what the last one took, so that saving costs a few percent at most.
+            a minute, and fifty times what the last one took, so that saving costs a few percent
         keep: how many are kept, the newest, beside the best.
         resume: whether to go on from the newest checkpoint of the folder, if it has one. The model
             and the data have to be those of the run; without a checkpoint the training begins.
