@@ -4,9 +4,11 @@
 from keras_dit import backend  # noqa: F401, I001
 
 from keras_dit import (
+    checkpoints,
     codecs,
     conditioning,
     datasets,
+    gaussian,
     guidance,
     images,
     layers,
@@ -16,6 +18,7 @@ from keras_dit import (
     sampler,
     schedules,
     solvers,
+    weights,
 )
 from keras_dit.denoiser import Denoiser
 from keras_dit.diffusion import Diffusion
@@ -34,9 +37,11 @@ __all__ = [
     "Diffusion",
     "PatchEmbedding",
     "Rates",
+    "checkpoints",
     "codecs",
     "conditioning",
     "datasets",
+    "gaussian",
     "guidance",
     "images",
     "layers",
@@ -46,4 +51,5 @@ __all__ = [
     "sampler",
     "schedules",
     "solvers",
+    "weights",
 ]

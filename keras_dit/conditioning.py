@@ -52,7 +52,8 @@ class TimestepEmbedding(keras.layers.Layer):
         half = self.frequency_size // 2
         index = np.arange(half, dtype="float64")
         frequency = np.exp(-math.log(10000.0) * index / (half - self.frequency_shift))
-        angle = ops.expand_dims(ops.cast(t, "float32"), -1) * frequency.astype("float32")
+        frequency = ops.convert_to_tensor(frequency, "float32")
+        angle = ops.expand_dims(ops.cast(t, "float32"), -1) * frequency
         features = ops.concatenate([ops.cos(angle), ops.sin(angle)], axis=-1)  # (B, F)
         x = self.mlp_in(ops.cast(features, self.compute_dtype))
         return self.mlp_out(ops.silu(x))  # (B, D)

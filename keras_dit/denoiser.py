@@ -1,17 +1,15 @@
 """Network, schedule and prediction together: E[x0 | x_t]."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 from keras import ops
 
-from keras_dit.dit import DiTModel
-from keras_dit.predictions import Denoised, Prediction
+from keras_dit.predictions import Prediction
 from keras_dit.schedules import NoiseSchedule
-
-__all__ = ["Denoised", "Denoiser"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Denoiser:
         x_t (B, ...), rates, condition (B,) or None -> `Denoised`.
     """
 
-    network: DiTModel
+    network: Callable
     schedule: NoiseSchedule
     prediction: Prediction
     average: Any = None

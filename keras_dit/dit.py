@@ -5,8 +5,11 @@ Reference:
 """
 
 import difflib
+import os
+import pathlib
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_dit.conditioning import LabelEmbedding, TimestepEmbedding
@@ -61,6 +64,7 @@ class DiTModel(keras.Model):
         remat: whether training keeps each block's input only and computes the rest again in
             the backward pass: less memory, about a third more arithmetic, the same gradients.
         frequency_shift: 0, or 1 for the time features of diffusers.
+        mlp_epsilon: epsilon of the layer norm before each MLP; diffusers has 1e-5.
         dtype: a Keras dtype policy such as "mixed_bfloat16". Time features and the output are
             float32 under any policy.
 
@@ -90,12 +94,12 @@ class DiTModel(keras.Model):
         label_dropout=0.1,
         remat=False,
         frequency_shift=0,
+        mlp_epsilon=1e-6,
         **kwargs,
     ):
         # Without autocast t and x arrive as they are: bfloat16 would round t.
         super().__init__(autocast=False, **kwargs)
-        self.config = {
-            "input_shape": tuple(input_shape),
+        config = {
             "patch_size": patch_size,
             "hidden_size": hidden_size,
             "depth": depth,
@@ -106,26 +110,36 @@ class DiTModel(keras.Model):
             "label_dropout": label_dropout,
             "remat": remat,
             "frequency_shift": frequency_shift,
+            "mlp_epsilon": mlp_epsilon,
         }
+        self.config = {"input_shape": _shape(input_shape)}
+        self.config.update({name: _plain(value) for name, value in config.items()})
         _check(self.config)
         self.remat = remat
-        self.num_classes = num_classes
-        self.image_shape = tuple(input_shape)
+        self.num_classes = self.config["num_classes"]
+        self.image_shape = self.config["input_shape"]
         self.output_channels = self.image_shape[-1] * (2 if learned_variance else 1)
         self._create_layers()
         self.build()
 
+    # path, **overrides -> DiTModel: `keras_dit.weights`, a floor above, puts its `load` here.
+    open_weights = None
+
     @classmethod
     def from_preset(cls, preset, **overrides):
-        """A new network of a published size.
+        """A new network of a published size, or one with published weights.
 
         Args:
-            preset: "dit_s_2" … "dit_xl_8": size s, b, l or xl, patch 2, 4 or 8.
-            **overrides: the other arguments of `DiTModel`; `input_shape` is needed.
+            preset: "dit_s_2" … "dit_xl_8": size s, b, l or xl, patch 2, 4 or 8. Or what holds
+                weights (`keras_dit.weights.load`): a file, a folder, `hf://owner/name`.
+            **overrides: the other arguments of `DiTModel`; a new network needs `input_shape`.
 
         Raises:
-            ValueError: for an unknown name, with the valid ones.
+            FileNotFoundError: for a path where nothing is.
+            ValueError: for an unknown name, with the valid ones, or a file that is no network.
         """
+        if preset not in PRESETS and _is_path(preset):
+            return cls.open_weights(preset, **overrides)
         return cls(**{**preset_config(preset), **overrides})
 
     def _create_layers(self):
@@ -141,7 +155,13 @@ class DiTModel(keras.Model):
                 self.num_classes, width, config["label_dropout"], dtype=dtype, name="label"
             )
         self.blocks = [
-            AdaLNBlock(config["num_heads"], config["mlp_ratio"], dtype=dtype, name=f"block_{i}")
+            AdaLNBlock(
+                config["num_heads"],
+                config["mlp_ratio"],
+                config["mlp_epsilon"],
+                dtype=dtype,
+                name=f"block_{i}",
+            )
             for i in range(config["depth"])
         ]
         output_shape = (*self.image_shape[:2], self.output_channels)
@@ -199,9 +219,25 @@ class DiTModel(keras.Model):
         return cls(**config)
 
 
+def _is_path(preset):
+    return "/" in str(preset) or os.path.exists(preset) or pathlib.Path(preset).suffix != ""
+
+
 def _caller(block):
     # keras.remat wraps a function of positional tensors on every backend, a layer on none.
     return lambda tokens, conditioning: block(tokens, conditioning)
+
+
+def _plain(value):
+    """A number of numpy, such as labels.max() + 1, as Python's; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _shape(value):
+    try:
+        return tuple(map(_plain, value))
+    except TypeError:
+        raise ValueError(f"input_shape must be three integers. Received: {value!r}") from None
 
 
 def _check(config):
@@ -220,11 +256,14 @@ def _check(config):
         raise ValueError(
             f"num_classes must be None or at least 1. Received: num_classes={classes!r}"
         )
+    for name in ("label_dropout", "mlp_ratio"):
+        if not isinstance(config[name], (int, float)):
+            raise ValueError(f"{name} must be a number. Received: {config[name]!r}")
     if not 0.0 <= config["label_dropout"] < 1.0:
         raise ValueError(
             f"label_dropout must be in [0, 1). Received: label_dropout={config['label_dropout']!r}"
         )
-    if not config["mlp_ratio"] * width >= 1:
+    if not 1 <= config["mlp_ratio"] * width < float("inf"):
         raise ValueError(f"mlp_ratio must be positive. Received: mlp_ratio={config['mlp_ratio']!r}")
 
 

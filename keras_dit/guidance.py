@@ -167,10 +167,11 @@ class NegativeLabel(Contrast):
         return _both(denoiser, condition, ops.full_like(condition, self.label), x_t, rates)
 
 
-@register
 @dataclass(frozen=True)
 class Autoguidance(Contrast):
     """Weak is the estimate of a worse network under the same condition.
+
+    It holds a network, so it is passed to `generate` and not saved.
 
     Args:
         weak: the `Denoiser` of a smaller or less trained network, `Diffusion.denoiser()` of it.

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import keras
 from keras import ops
 
+from keras_dit.gaussian import Chain
+from keras_dit.predictions import Denoised, LearnedVariance
+from keras_dit.schedules import TableSchedule, broadcast
 from keras_dit.serialization import Configurable, register
 
 
@@ -94,6 +97,9 @@ class MinSNR(Weighting):
 class Objective(Configurable):
     """A training objective. Subclasses are frozen dataclasses."""
 
+    def check(self, schedule, prediction):
+        """Raise ValueError if the objective cannot go with these parts of a `Diffusion`."""
+
     def sample_times(self, n, seed):
         """n times in [0, 1], float32 (n,), from a `keras.random.SeedGenerator`."""
         raise NotImplementedError
@@ -133,3 +139,48 @@ class MeanSquaredError(Objective):
         error = prediction.mean_part(output) - prediction.target(x0, noise, rates)
         error = ops.mean(ops.square(error), axis=tuple(range(1, len(x0.shape))))
         return self.weighting(rates, prediction) * error
+
+
+@register
+@dataclass(frozen=True)
+class Hybrid(Objective):
+    """The squared error, and for the learned variance the variational bound in bits.
+
+    L = ‖ output − target ‖² + L_k, the mean's gradient of L_k stopped: the bound teaches the
+    variance alone. DiT was trained with it.
+
+    Args:
+        schedule: the table whose steps the bound is of: that of the `Diffusion`.
+        times: how times are drawn.
+
+    Reference:
+        Nichol, Dhariwal: Improved Denoising Diffusion Probabilistic Models (2021), section 3.1,
+        with the bound's weight as facebookresearch/DiT has it.
+    """
+
+    schedule: TableSchedule
+    times: TimeDistribution = UniformTimes()
+
+    def check(self, schedule, prediction):
+        if schedule != self.schedule:
+            raise ValueError(
+                "the objective's schedule must be that of the Diffusion. "
+                f"Received: {self.schedule} and {schedule}"
+            )
+        if not isinstance(prediction, LearnedVariance):
+            raise ValueError(
+                "the variational bound teaches a variance: the prediction must be a "
+                f"LearnedVariance. Received: prediction={prediction}"
+            )
+
+    def sample_times(self, n, seed):
+        return self.times(n, seed)
+
+    def loss(self, output, x0, noise, rates, prediction):
+        factor = broadcast(rates, x0)
+        x_t = factor.alpha * x0 + factor.sigma * noise
+        k = ops.cast(ops.round(self.schedule.timestep(rates.t)), "int32")
+        denoised = prediction.denoised(output, x_t, rates)
+        fixed = Denoised(ops.stop_gradient(denoised.x0), denoised.variance_fraction)
+        error = MeanSquaredError().loss(output, x0, noise, rates, prediction)
+        return error + Chain(self.schedule).bound(x0, x_t, k, fixed)

@@ -134,6 +134,59 @@ class FlowVelocity(Prediction):
 
 @register
 @dataclass(frozen=True)
+class DataVelocity(Prediction):
+    """The network gives x0 − ε, the velocity towards the data, as SiT does.
+
+    Reference:
+        Ma et al., SiT: Exploring Flow and Diffusion-based Generative Models (2024).
+    """
+
+    def target(self, x0, noise, rates):
+        return x0 - noise
+
+    def denoised(self, output, x_t, rates):
+        return FlowVelocity().denoised(-output, x_t, rates)
+
+    def sensitivity(self, rates):
+        return FlowVelocity().sensitivity(rates)
+
+
+@register
+@dataclass(frozen=True)
+class HalfUnused(Prediction):
+    """Another prediction, followed by as many channels that mean nothing, as published SiTs have.
+
+    Args:
+        used: what the first half of the channels means.
+    """
+
+    used: Prediction = DataVelocity()
+
+    @property
+    def needs_signal(self):
+        return self.used.needs_signal
+
+    def output_channels(self, channels):
+        return 2 * self.used.output_channels(channels)
+
+    def mean_part(self, output):
+        return ops.split(output, 2, axis=-1)[0]
+
+    def network_input(self, x_t, rates):
+        return self.used.network_input(x_t, rates)
+
+    def target(self, x0, noise, rates):
+        return self.used.target(x0, noise, rates)
+
+    def denoised(self, output, x_t, rates):
+        return self.used.denoised(self.mean_part(output), x_t, rates)
+
+    def sensitivity(self, rates):
+        return self.used.sensitivity(rates)
+
+
+@register
+@dataclass(frozen=True)
 class Preconditioned(Prediction):
     """The network gives F in x0 = c_skip x_t + c_out F(c_in x_t), all of it of variance 1.
 

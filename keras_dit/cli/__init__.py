@@ -1,10 +1,12 @@
-"""The command keras-dit: demo, train, sample, info."""
+"""The command keras-dit: demo, train, sample, info, bench."""
 
 import argparse
+import signal
 import sys
 
 import keras_dit
-from keras_dit.cli import demo, info, sample, train
+from keras_dit import backend
+from keras_dit.cli import bench, demo, info, sample, train
 
 DESCRIPTION = """\
 Diffusion Transformers in Keras 3, on JAX, PyTorch and TensorFlow.
@@ -12,10 +14,26 @@ The environment variable KERAS_BACKEND (jax, torch, tensorflow) chooses the back
 
 example: keras-dit demo"""
 
+MISTAKES = (
+    ValueError,
+    FloatingPointError,
+    FileNotFoundError,
+    FileExistsError,
+    NotADirectoryError,
+    PermissionError,
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that answers a mistake with one line, not with the whole usage."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
 
 def parser():
     """The parser of the whole command."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="keras-dit",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -23,7 +41,7 @@ def parser():
     version = f"keras-dit {keras_dit.__version__}, backend {keras_dit.backend.BACKEND}"
     top.add_argument("--version", action="version", version=version)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for module in (demo, train, sample, info):
+    for module in (demo, train, sample, info, bench):
         command = commands.add_parser(
             module.__name__.rpartition(".")[2],
             help=module.HELP,
@@ -39,20 +57,32 @@ def parser():
 def main(argv=None):
     """Run the command; returns its exit code.
 
-    0: done. 1: a fault of the machine, such as a full disk. 2: a mistake of the user's. 130:
-    interrupted.
+    0: done. 1: a fault of the machine, such as a full disk. 2: a mistake of the user's. 128 and
+    the signal's number: interrupted, 130 by Ctrl-C.
     """
     arguments = parser().parse_args(argv)
     try:
         arguments.run(arguments)
         return 0
-    except KeyboardInterrupt:
-        print(f"keras-dit {arguments.command}: interrupted", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
+    except KeyboardInterrupt as interruption:
+        message = str(interruption) or "interrupted"
+        print(f"keras-dit {arguments.command}: {message}", file=sys.stderr)
+        return 128 + getattr(interruption, "signal", signal.SIGINT)
+    except Exception as error:
         if arguments.debug:
             raise
-        message = " ".join(str(error).split())
-        print(f"keras-dit {arguments.command}: error: {message}", file=sys.stderr)
-        mistakes = (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError)
-        return 2 if isinstance(error, (*mistakes, PermissionError)) else 1
+        print(f"keras-dit {arguments.command}: error: {_line(error)}", file=sys.stderr)
+        return 2 if isinstance(error, MISTAKES) else 1
+
+
+def _line(error):
+    """What went wrong, in one line."""
+    if backend.is_out_of_memory(error):
+        return (
+            "out of memory. What helps: a smaller --batch-size, and in training --remat, "
+            "--dtype mixed_bfloat16 or a larger --patch-size"
+        )
+    message = " ".join(str(error).split())
+    if isinstance(error, (OSError, *MISTAKES)):
+        return message
+    return f"{type(error).__name__}: {message} (--debug shows where)"

@@ -1,6 +1,8 @@
 """What the commands share."""
 
 import argparse
+import difflib
+import math
 import os
 import pathlib
 import uuid
@@ -12,20 +14,48 @@ from tqdm.auto import tqdm
 from keras_dit import guidance, images
 
 
+def _number(text, kind, allowed, description):
+    try:
+        value = kind(text)
+    except ValueError:
+        value = math.nan
+    if not allowed(value):  # every comparison with NaN is false
+        raise argparse.ArgumentTypeError(f"must be {description}, not {text!r}")
+    return value
+
+
 def positive(text):
     """An integer of 1 or more, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, not {text}")
-    return value
+    return _number(text, int, lambda n: n >= 1, "an integer of 1 or more")
 
 
 def natural(text):
     """An integer of 0 or more, for argparse."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be 0 or more, not {text}")
-    return value
+    return _number(text, int, lambda n: n >= 0, "an integer of 0 or more")
+
+
+def finite(text):
+    """A number that is neither infinite nor NaN, for argparse."""
+    return _number(text, float, math.isfinite, "a finite number")
+
+
+def positive_number(text):
+    """A finite number above 0, for argparse."""
+    return _number(text, float, lambda x: 0 < x < math.inf, "a finite number above 0")
+
+
+def one_of(names):
+    """For argparse: one of these names. A wrong one gets them all, the nearest first."""
+
+    def name(text):
+        if text in names:
+            return text
+        nearest = difflib.get_close_matches(text, names, n=3, cutoff=0.0)
+        others = [other for other in names if other not in nearest]
+        choices = ", ".join(nearest + others)
+        raise argparse.ArgumentTypeError(f"must be one of {choices}, not {text!r}")
+
+    return name
 
 
 def writable_folder(path):
@@ -58,7 +88,8 @@ class TrainingBar(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         total = self.params["epochs"] * self.params["steps"]
-        self.bar = tqdm(total=total, desc="training", unit="step", dynamic_ncols=True)
+        done = int(self.model.optimizer.iterations) + int(self.model.skipped)
+        self.bar = tqdm(total=total, initial=done, desc="training", unit="step", dynamic_ncols=True)
 
     def on_train_batch_end(self, batch, logs=None):
         self.bar.update()
@@ -74,6 +105,11 @@ def learning_rate(peak, steps):
     return keras.optimizers.schedules.CosineDecay(
         0.0, steps, warmup_target=peak, warmup_steps=max(1, steps // 20)
     )
+
+
+def grid_columns(num_classes):
+    """Columns of a picture grid: one for each class, of many classes and of none a few."""
+    return min(num_classes or 8, 10)
 
 
 def class_labels(num_classes, count):

@@ -17,16 +17,21 @@ beside real ones. Writes digits.png, denoising.gif and digits.keras.
 
 example: keras-dit demo --out demo"""
 
-STEPS = 50  # of sampling
-EPOCHS, BATCH_SIZE = 125, 128  # of 12 steps: 1500 steps
+BATCH_SIZE = 128
+EPOCHS, STEPS = 125, 50  # of training, 12 optimizer steps each; of sampling
+SIZE = {"hidden_size": 128, "depth": 4}
+QUICK_EPOCHS, QUICK_STEPS = 2, 5
+QUICK_SIZE = {"hidden_size": 32, "depth": 1}
 PICTURE_GUIDANCE = 2.0  # each digit at its clearest
 SCORE_GUIDANCE = 1.05  # as various as the real ones
 
 
 def add_arguments(command):
     command.add_argument("--out", default="demo", metavar="DIR", help="default: %(default)s")
-    command.add_argument("--quick", action="store_true", help="a few steps, to see that it runs")
-    command.add_argument("--seed", type=common.natural, default=0)
+    command.add_argument(
+        "--quick", action="store_true", help="a tiny network and a few steps, to see that it runs"
+    )
+    command.add_argument("--seed", type=common.natural, metavar="N", default=0)
 
 
 def run(arguments):
@@ -34,23 +39,25 @@ def run(arguments):
     keras.utils.set_random_seed(arguments.seed)
     digits, labels = datasets.load_digits()
     train, held_back = datasets.split(digits, labels, fraction=0.9)
-    model = _model()
+    if arguments.quick:
+        size, epochs, steps = QUICK_SIZE, QUICK_EPOCHS, QUICK_STEPS
+    else:
+        size, epochs, steps = SIZE, EPOCHS, STEPS
+    model = _model(size)
     start = time.perf_counter()
-    _train(model, train, epochs=2 if arguments.quick else EPOCHS, seed=arguments.seed)
+    _train(model, train, epochs, seed=arguments.seed)
     seconds = time.perf_counter() - start
-    _picture(model, out, seed=arguments.seed)
+    _picture(model, out, steps, seed=arguments.seed)
     asked = train[1][:64] if arguments.quick else train[1]
-    made, rate = _made(model, asked, seed=arguments.seed + 1)
+    made, rate = _made(model, asked, steps, seed=arguments.seed + 1)
     common.save_model(model, out / "digits.keras")
     print(_report(made, asked, train, held_back))
-    print(f"training {seconds:.0f} s; sampling {rate:.1f} images/s ({STEPS} steps, guided)")
+    print(f"training {seconds:.0f} s; sampling {rate:.1f} images/s ({steps} steps, guided)")
     print(f"pictures and model are in {out}: digits.png, denoising.gif, digits.keras")
 
 
-def _model():
-    network = DiTModel(
-        input_shape=(8, 8, 1), patch_size=2, hidden_size=128, depth=4, num_heads=4, num_classes=10
-    )
+def _model(size):
+    network = DiTModel(input_shape=(8, 8, 1), patch_size=2, num_heads=4, num_classes=10, **size)
     return Diffusion(
         network,
         # So small a picture is lost in noise early: the cosine table has more of its steps before.
@@ -66,7 +73,7 @@ def _train(model, digits, epochs, seed):
     model.fit(batches, epochs=epochs, verbose=0, callbacks=[common.TrainingBar()])
 
 
-def _picture(model, out, seed):
+def _picture(model, out, steps, seed):
     """A grid of one column for each class, and how it comes out of the noise."""
     frames = []
 
@@ -75,7 +82,7 @@ def _picture(model, out, seed):
 
     pictures = model.generate(
         labels=np.tile(np.arange(10), 8),
-        steps=STEPS,
+        steps=steps,
         guidance=guidance.ClassifierFree(PICTURE_GUIDANCE),
         seed=seed,
         batch_size=80,
@@ -88,12 +95,12 @@ def _picture(model, out, seed):
     images.save_gif(out / "denoising.gif", grids)
 
 
-def _made(model, labels, seed):
+def _made(model, labels, steps, seed):
     """Digits to score, one for each label, and how many a second."""
     start = time.perf_counter()
     made = model.generate(
         labels=labels,
-        steps=STEPS,
+        steps=steps,
         solver=solvers.DDIM(eta=1.0),
         guidance=guidance.ClassifierFree(SCORE_GUIDANCE),
         seed=seed,

@@ -2,6 +2,7 @@
 
 import pathlib
 import time
+import zipfile
 
 import keras
 import numpy as np
@@ -52,13 +53,28 @@ def add_arguments(command):
     command.add_argument("model", metavar="MODEL")
     which = command.add_mutually_exclusive_group()
     which.add_argument("--labels", help="classes by number, such as 0,1,2; default: each in turn")
-    which.add_argument("--num-images", type=common.positive, metavar="N", help="default: 80")
-    command.add_argument("--steps", type=common.positive, default=50, help="default: %(default)s")
-    command.add_argument("--solver", choices=SOLVERS, default="ddim", help="default: %(default)s")
-    command.add_argument("--grid", choices=GRIDS, help="times to visit; default: the schedule's")
+    which.add_argument(
+        "--num-images", type=common.positive, metavar="N", help="default: eight rows"
+    )
+    command.add_argument(
+        "--steps", type=common.positive, metavar="N", default=50, help="default: %(default)s"
+    )
+    command.add_argument(
+        "--solver",
+        type=common.one_of(SOLVERS),
+        metavar="NAME",
+        default="ddim",
+        help=f"{', '.join(SOLVERS)} (default: %(default)s)",
+    )
+    command.add_argument(
+        "--grid",
+        type=common.one_of(GRIDS),
+        metavar="NAME",
+        help=f"times to visit: {', '.join(GRIDS)} (default: the schedule's)",
+    )
     command.add_argument(
         "--guidance",
-        type=float,
+        type=common.finite,
         default=3.0,
         metavar="SCALE",
         help="classifier-free guidance; 1: none (default: %(default)s)",
@@ -83,19 +99,27 @@ def add_arguments(command):
     command.add_argument(
         "--clip", action="store_true", help="clip each step's estimate to the range of pixels"
     )
-    command.add_argument("--batch-size", type=common.positive, default=64, help="at once, at most")
-    command.add_argument("--seed", type=common.natural, default=0)
-    command.add_argument("--out", default="grid.png", help="default: %(default)s")
+    command.add_argument(
+        "--batch-size", type=common.positive, metavar="N", default=64, help="at once, at most"
+    )
+    command.add_argument("--seed", type=common.natural, metavar="N", default=0)
+    command.add_argument(
+        "--out",
+        default="grid.png",
+        metavar="FILE",
+        help=".png for a grid, .npy for the numbers (default: %(default)s)",
+    )
     command.add_argument("--trajectory", metavar="GIF", help="write how the pictures come about")
 
 
 def run(arguments):
+    out = _target(arguments.out)
     model = load(arguments.model)
-    out = pathlib.Path(arguments.out)
-    common.writable_folder(out.parent)
     trajectory = sampler.Trajectory() if arguments.trajectory else None
-    labels = _labels(arguments, model.network.num_classes)
-    count = len(labels) if labels is not None else arguments.num_images or 80
+    columns = common.grid_columns(model.network.num_classes)
+    count = arguments.num_images or 8 * columns
+    labels = _labels(arguments.labels, model.network.num_classes, count)
+    count = count if labels is None else len(labels)
     start = time.perf_counter()
     pictures = model.generate(
         labels=labels,
@@ -110,10 +134,10 @@ def run(arguments):
         verbose=True,
     )
     seconds = time.perf_counter() - start
-    written = _write(out, pictures, model)
+    written = _write(out, pictures, model, columns)
     print(f"{len(pictures)} pictures in {seconds:.1f} s, written to {written}")
     if trajectory:
-        _write_trajectory(arguments.trajectory, trajectory, pictures, model)
+        _write_trajectory(arguments.trajectory, trajectory, pictures, model, columns)
 
 
 def load(path):
@@ -127,12 +151,21 @@ def load(path):
     file = path / "model.keras" if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(f"no model at {file}")
-    if file.suffix != ".keras":
+    if file.suffix != ".keras" or not zipfile.is_zipfile(file):
         raise ValueError(f"MODEL must be a run's folder or a .keras file. Received: {path}")
     model = keras.saving.load_model(file)
     if not isinstance(model, Diffusion):
         raise ValueError(f"{file} holds a {type(model).__name__}, not a Diffusion")
     return model
+
+
+def _target(path):
+    """Where to write, found to be possible before any work is done for it."""
+    out = pathlib.Path(path)
+    if out.suffix not in (".png", ".npy") or out.is_dir():
+        raise ValueError(f"--out must be a file, .png or .npy. Received: {path}")
+    common.writable_folder(out.parent)
+    return out
 
 
 def _guidance(arguments, num_classes):
@@ -151,20 +184,20 @@ def _guidance(arguments, num_classes):
     return guidance.Clipped(chosen) if arguments.clip else chosen
 
 
-def _labels(arguments, num_classes):
-    if arguments.labels is None:
-        return common.class_labels(num_classes, arguments.num_images or 80)
+def _labels(text, num_classes, count):
+    if text is None:
+        return common.class_labels(num_classes, count)
     try:
-        return [int(label) for label in arguments.labels.split(",")]
+        return [int(label) for label in text.split(",")]
     except ValueError:
-        raise ValueError(f"--labels must be like 0,1,2. Received: {arguments.labels}") from None
+        raise ValueError(f"--labels must be like 0,1,2. Received: {text}") from None
 
 
-def _write(out, pictures, model):
+def _write(out, pictures, model, columns):
     """A picture of what can be seen, else the numbers."""
-    if _visible(pictures, model):
+    if _visible(pictures, model) and out.suffix == ".png":
         pictures = common.to_unit(pictures, model.codec)
-        common.save_grid(out, pictures, _columns(pictures, model))
+        common.save_grid(out, pictures, min(columns, len(pictures)))
         return out
     out = out.with_suffix(".npy")
     np.save(out, pictures)
@@ -175,16 +208,12 @@ def _visible(pictures, model):
     return pictures.shape[-1] in (1, 3) and np.isfinite(model.codec.high)
 
 
-def _columns(pictures, model):
-    return min(model.network.num_classes or 10, 10, len(pictures))
-
-
-def _write_trajectory(path, trajectory, pictures, model):
+def _write_trajectory(path, trajectory, pictures, model, columns):
     if not _visible(pictures, model):
         raise ValueError("--trajectory needs pictures that can be seen, with 1 or 3 channels")
     noisy = trajectory.x_t[:: -(-len(trajectory.t) // FRAMES)]  # (n, N, H, W, C)
     frames = [*model.codec.decode(noisy), pictures[: noisy.shape[1]]]
-    columns, scale = _columns(pictures, model), common.enlargement(pictures.shape[1])
+    columns, scale = min(columns, len(pictures)), common.enlargement(pictures.shape[1])
     units = [common.to_unit(frame, model.codec) for frame in frames]
     images.save_gif(path, [images.grid(unit, columns=columns, scale=scale) for unit in units])
     print(f"{len(frames)} steps of them written to {path}")

@@ -8,6 +8,8 @@ so that it starts as a copy of the weights and lengthens with the run.
 import keras
 from keras import ops
 
+from keras_dit import backend
+
 
 class WeightAverage(keras.layers.Layer):
     """Keeps the average of another layer's weights, in float32 whatever their dtype.
@@ -51,7 +53,5 @@ class WeightAverage(keras.layers.Layer):
         """Move towards the weights; inside a training step."""
         n = ops.cast(self.updates, "float32")
         rate = 1.0 - ops.minimum(self.decay, n / (n + 10.0))
-        for average, weight in zip(self.values, weights, strict=True):
-            new = ops.stop_gradient(ops.cast(weight, "float32"))
-            average.assign(average + rate * (new - average))
+        backend.move_averages(self.values, weights, rate)
         self.updates.assign(self.updates + 1)

@@ -53,14 +53,14 @@ def data(x, y, network, codec):
     if x is None:
         raise ValueError("give pictures as x. Received: x=None")
     if isinstance(x, keras.utils.PyDataset):
-        first = x[0]
+        first = None if x.num_batches == 0 else x[0]
     else:
         iterator = iter(x)
         first = next(iterator, None)
-        if first is None:
-            raise ValueError("the data set is empty")
         if iterator is x:  # a generator: what was taken has to be put back
             x = _chained(first, iterator)
+    if first is None:
+        raise ValueError("the data set is empty")
     first = first if isinstance(first, (tuple, list)) else (first,)
     images, labels = (*first, None)[:2]
     _batch(images, labels, network, codec)

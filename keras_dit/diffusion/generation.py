@@ -41,7 +41,8 @@ class Generation:
         count = sum(map(len, chunks))
         values = self.denoiser.values()
         done, estimate = [], None
-        with tqdm(total=total, disable=not verbose, unit="evaluation") as bar:
+        look = {"desc": "sampling", "unit": "evaluation", "dynamic_ncols": True}
+        with tqdm(total=total, disable=not verbose, **look) as bar:
             for chunk in chunks:
                 condition = None if labels is None else ops.convert_to_tensor(labels[chunk])
                 step = itertools.count()

@@ -6,16 +6,18 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dit import backend, sampler
+from keras_dit import backend, checkpoints, sampler, weights
+from keras_dit.checkpoints import Checkpoint
 from keras_dit.codecs import Codec, Pixels
 from keras_dit.denoiser import Denoiser
 from keras_dit.diffusion import checks
 from keras_dit.diffusion.average import WeightAverage
 from keras_dit.diffusion.generation import Generation
+from keras_dit.diffusion.skips import StopOnSkips, all_finite
 from keras_dit.guidance import Guidance, Unguided
-from keras_dit.objectives import MeanSquaredError, Objective
+from keras_dit.objectives import Hybrid, MeanSquaredError, Objective
 from keras_dit.predictions import LearnedVariance, Noise, Prediction
-from keras_dit.schedules import LinearBeta, NoiseSchedule, broadcast
+from keras_dit.schedules import LinearBeta, NoiseSchedule, TableSchedule, broadcast
 from keras_dit.serialization import register
 from keras_dit.solvers import DDIM, Solver
 
@@ -32,12 +34,17 @@ class Diffusion(keras.Model):
     at the rate min(ema, n / (n + 10)): it starts as a copy and lengthens with the run. The
     average takes in the weights at the start of each step, so it is one step behind.
 
+    A step whose loss or gradient is not finite is not applied: weights, average and optimizer
+    stay as they were. The logs of `fit` count such steps as `skipped`; a number of them in a row
+    end the training.
+
     Args:
         network: a `DiTModel`.
         schedule: a `NoiseSchedule`; None: `LinearBeta()`, as DiT was published.
         prediction: what the network's output means; None: `Noise()`, with `LearnedVariance`
             if the network has the channels for it.
-        objective: times and weights of the loss; None: `MeanSquaredError()`.
+        objective: times and weights of the loss; None: `MeanSquaredError()`, or, as DiT was
+            trained, `Hybrid(schedule)` where a table schedule's variance is learned.
         codec: pictures <-> what the network sees; None: `Pixels()`, pictures in [−1, 1].
         ema: decay in [0, 1) of the average for each step, or None for no average.
 
@@ -64,18 +71,49 @@ class Diffusion(keras.Model):
         self.prediction = checks.instance(
             "prediction", prediction, lambda: _default_prediction(network), Prediction
         )
-        self.objective = checks.instance("objective", objective, MeanSquaredError, Objective)
+        self.objective = checks.instance(
+            "objective",
+            objective,
+            lambda: _default_objective(self.schedule, self.prediction),
+            Objective,
+        )
         self.codec = checks.instance("codec", codec, Pixels, Codec)
         self.ema = ema
         self._check_parts()
         self.training_seed = keras.random.SeedGenerator()
         self.evaluation_seed = keras.random.SeedGenerator(seed=0)
         self.average = None if ema is None else WeightAverage(ema, network.weights, name="average")
+        self.skipped = self.add_weight(
+            shape=(), initializer="zeros", dtype="int32", trainable=False, name="skipped"
+        )
         # It holds compiled functions, nothing that Keras should track or save.
         object.__setattr__(self, "_generation", Generation(self.denoiser()))
         self.build()
 
     # Construction
+
+    @classmethod
+    def from_preset(cls, preset, **overrides):
+        """A diffusion model with published weights and the process that belongs to them.
+
+        DiT: DDPM's linear table, the noise and, where the network has it, a learned variance.
+        SiT: straight lines with reversed time. A folder of diffusers: what its scheduler says.
+        Four channels are latents, scaled by 0.18215. SiT's tensors have DiT's names: unless a
+        checkpoint's own settings say which it is, a file whose name starts with "sit" is SiT's.
+
+        Args:
+            preset: a file, a folder or `hf://owner/name`, as for `keras_dit.weights.load`.
+            **overrides: arguments of `Diffusion`, and of `DiTModel` as for `weights.load`.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: for a file that holds no network.
+        """
+        names = ("schedule", "prediction", "objective", "codec", "ema")
+        parts = {name: overrides.pop(name) for name in names if name in overrides}
+        source = weights.open_source(preset)
+        network = source.network(**overrides)
+        return cls(network, **{**source.process(network), **parts})
 
     def _check_parts(self):
         channels = self.network.image_shape[-1]
@@ -86,6 +124,7 @@ class Diffusion(keras.Model):
                 "(learned_variance=True doubles them). "
                 f"Received: {self.prediction} and {self.network.output_channels} output channels"
             )
+        self.objective.check(self.schedule, self.prediction)
         if self.prediction.needs_signal and not ops.convert_to_numpy(self.schedule(1.0).alpha) > 0:
             raise ValueError(
                 "the clean sample cannot be had from the noise where the schedule has no signal "
@@ -118,6 +157,7 @@ class Diffusion(keras.Model):
         if jit_compile is None:
             jit_compile = backend.jit_compile_training()
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+        backend.fuse_optimizer(self.optimizer)
 
     def get_compile_config(self):
         if not self.compiled:
@@ -129,7 +169,9 @@ class Diffusion(keras.Model):
         self.compile(optimizer=keras.optimizers.deserialize(config["optimizer"]))
         self.optimizer.build(self.trainable_variables)
 
-    def fit(self, x=None, y=None, *args, **kwargs):
+    def fit(
+        self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs
+    ):
         """Train. As `keras.Model.fit`, with pictures as x and labels as y.
 
         Args:
@@ -137,26 +179,39 @@ class Diffusion(keras.Model):
                 a `keras.utils.PyDataset`, a tf.data.Dataset, a torch DataLoader, a generator.
             y: labels (N,), integers in 0 … num_classes − 1; None if x is a data set or the
                 network has no classes.
-            *args, **kwargs: as for `keras.Model.fit`.
+            callbacks: a list of `keras.callbacks.Callback`. With a `checkpoints.Checkpoint` arrays
+                are shuffled by its seed, so that the run can go on at any step.
+            batch_size, epochs, verbose, **kwargs: as for `keras.Model.fit`.
 
         Raises:
             ValueError: for pictures or labels that do not fit the network. Arrays are checked
                 whole, of a data set the first batch.
+            FloatingPointError: if many steps in a row had to be skipped.
         """
         x = checks.data(x, y, self.network, self.codec)
         validation = kwargs.get("validation_data")
         if isinstance(validation, (tuple, list)):
             checks.data(*(*validation, None)[:2], self.network, self.codec)
-        if isinstance(x, keras.utils.PyDataset):
-            kwargs.setdefault("shuffle", False)  # its order is its own, so that it can be repeated
-        return super().fit(x, y, *args, **kwargs)
+        if not hasattr(x, "shape"):
+            kwargs.setdefault("shuffle", False)  # a data set's order is its own
+        callbacks = [StopOnSkips(), *(callbacks or ())]
+        kwargs |= {"batch_size": batch_size, "epochs": epochs, "verbose": verbose}
+        checkpoint = next((c for c in callbacks if isinstance(c, Checkpoint)), None)
+        if checkpoint is None:
+            return super().fit(x, y, callbacks=callbacks, **kwargs)
+        callbacks.remove(checkpoint)
+        data = x, y, kwargs.pop("sample_weight", None)
+        with checkpoint.signals():
+            return checkpoints.fit(
+                super().fit, self, checkpoint, data, callbacks=callbacks, **kwargs
+            )
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """The loss of the averaged weights, as `keras.Model.evaluate`.
 
         Times and noise are the same at every call, so that two losses can be compared.
         """
-        if x is not None and not kwargs.get("_use_cached_eval_dataset"):
+        if not kwargs.get("_use_cached_eval_dataset"):  # as from within fit, which checked it
             x = checks.data(x, y, self.network, self.codec)
         fresh = keras.random.SeedGenerator(seed=0)
         self.evaluation_seed.state.assign(ops.convert_to_numpy(fresh.state))
@@ -166,8 +221,45 @@ class Diffusion(keras.Model):
     def call(self, x):
         return x  # the network runs in compute_loss, where noise and time are drawn
 
+    def train_step(self, *arguments):
+        return backend.train_step(self, *arguments)
+
+    def training_loss(self, data):
+        """The objective on a batch (x, y, sample_weight) in training; a float32 scalar."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        return self.compute_loss(x, y, sample_weight=sample_weight, training=True)
+
+    def learn(self, loss, gradients, data):
+        """Apply the gradients and move the average, if all is finite; returns the logs."""
+        finite = all_finite([loss, *gradients])
+        moved = [*self.trainable_variables, *self.optimizer.variables]
+        if self.average is not None:
+            moved += self.average.variables
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            # It leaves out a step by itself, but has to see it to lower its scale.
+            backend.assign_if(finite, self._move_average, moved)
+            self._apply(gradients)
+        else:
+            backend.assign_if(finite, lambda: (self._move_average(), self._apply(gradients)), moved)
+        self.skipped.assign(self.skipped + ops.cast(ops.logical_not(finite), "int32"))
+        return self._training_logs(loss, finite, ops.shape(data[0])[0])
+
+    def _apply(self, gradients):
+        backend.apply_gradients(self.optimizer, gradients, self.trainable_variables)
+
+    def _move_average(self):
+        if self.average is not None:
+            self.average.update(self.network.weights)
+
+    def _training_logs(self, loss, finite, count):
+        tracker = next(metric for metric in self.metrics if metric.name == "loss")
+        weight = ops.where(finite, count, 0)  # a skipped step is in no mean
+        tracker.update_state(ops.where(finite, loss, 0.0), sample_weight=weight)
+        loss = ops.where(tracker.count > 0, tracker.result(), float("nan"))
+        return {"loss": loss, "skipped": ops.convert_to_tensor(self.skipped)}
+
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The objective on a batch; in training the average moves too. A float32 scalar."""
+        """The objective on a batch, a float32 scalar; NaN if a label is out of range."""
         seed = self.training_seed if training else self.evaluation_seed
         x0 = self.codec.encode(x)
         t = self.schedule.snap(self.objective.sample_times(ops.shape(x0)[0], seed))
@@ -176,7 +268,7 @@ class Diffusion(keras.Model):
         factor = broadcast(rates, x0)
         x_t = factor.alpha * x0 + factor.sigma * noise  # (B, H, W, C)
         if y is not None:
-            y = ops.reshape(ops.cast(y, "int32"), (-1,))
+            y, valid = self._labels(y)
         if training:
             x = self.prediction.network_input(x_t, rates)
             output = self.network(x, self.schedule.timestep(t), y, training=True)
@@ -185,9 +277,14 @@ class Diffusion(keras.Model):
         loss = self.objective.loss(output, x0, noise, rates, self.prediction)  # (B,)
         if sample_weight is not None:
             loss = loss * ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
-        if training and self.average is not None:
-            self.average.update(self.network.weights)
-        return ops.mean(loss)
+        loss = ops.mean(loss)
+        return loss if y is None else ops.where(valid, loss, float("nan"))
+
+    def _labels(self, y):
+        """Labels that can be looked up on every backend, and whether they all were in range."""
+        y = ops.reshape(ops.cast(y, "int32"), (-1,))
+        last = self.network.num_classes - 1
+        return ops.clip(y, 0, last), ops.all((y >= 0) & (y <= last))
 
     # Sampling
 
@@ -277,3 +374,8 @@ class Diffusion(keras.Model):
 def _default_prediction(network):
     learned = network.output_channels == 2 * network.image_shape[-1]
     return LearnedVariance(Noise()) if learned else Noise()
+
+
+def _default_objective(schedule, prediction):
+    bound = isinstance(prediction, LearnedVariance) and isinstance(schedule, TableSchedule)
+    return Hybrid(schedule) if bound else MeanSquaredError()

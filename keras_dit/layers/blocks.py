@@ -11,16 +11,13 @@ Transformers, 2023, section 3.2).
 import keras
 from keras import ops
 
+from keras_dit import backend
 from keras_dit.layers.attention import SelfAttention
-from keras_dit.layers.linear import TokenDense
+from keras_dit.layers.linear import TokenDense, TokenDenseGELU
 from keras_dit.layers.patches import unpatchify
 from keras_dit.serialization import register
 
-
-def _layer_norm(layer, name):
-    return keras.layers.LayerNormalization(
-        epsilon=1e-6, center=False, scale=False, dtype=layer.dtype_policy, name=name
-    )
+EPSILON = 1e-6  # of the layer norms
 
 
 def _modulation(layer, parts, width):
@@ -35,10 +32,6 @@ def _split(modulation, parts):
     return ops.split(ops.expand_dims(modulation, 1), parts, axis=-1)
 
 
-def _modulate(x, shift, scale):
-    return x * (1.0 + scale) + shift
-
-
 @register
 class AdaLNBlock(keras.layers.Layer):
     """A transformer block whose layer norms and residuals are steered by a conditioning vector.
@@ -48,6 +41,7 @@ class AdaLNBlock(keras.layers.Layer):
     Args:
         num_heads: heads of the attention; the width of the tokens has to be a multiple of it.
         mlp_ratio: width of the MLP's hidden layer over that of the tokens.
+        mlp_epsilon: epsilon of the layer norm before the MLP; 1e-6 as in DiT, 1e-5 in diffusers.
 
     Call:
         tokens (B, T, D), conditioning (B, D) -> tokens (B, T, D).
@@ -59,38 +53,41 @@ class AdaLNBlock(keras.layers.Layer):
         Peebles, Xie: Scalable Diffusion Models with Transformers (2023), figure 3.
     """
 
-    def __init__(self, num_heads, mlp_ratio=4.0, **kwargs):
+    def __init__(self, num_heads, mlp_ratio=4.0, mlp_epsilon=1e-6, **kwargs):
         super().__init__(**kwargs)
         self.num_heads = num_heads
         self.mlp_ratio = mlp_ratio
+        self.mlp_epsilon = mlp_epsilon
 
     def build(self, tokens_shape, conditioning_shape=None):
         width, dtype = tokens_shape[-1], self.dtype_policy
         self.modulation = _modulation(self, 6, width)
-        self.norm_attention = _layer_norm(self, "norm_attention")
         self.attention = SelfAttention(self.num_heads, dtype=dtype, name="attention")
-        self.norm_mlp = _layer_norm(self, "norm_mlp")
-        self.mlp_in = TokenDense(int(width * self.mlp_ratio), dtype=dtype, name="mlp_in")
+        self.mlp_in = TokenDenseGELU(int(width * self.mlp_ratio), dtype=dtype, name="mlp_in")
         self.mlp_out = TokenDense(width, dtype=dtype, name="mlp_out")
         self.modulation.build((None, (conditioning_shape or tokens_shape)[-1]))
-        for layer in (self.norm_attention, self.attention, self.norm_mlp, self.mlp_in):
+        for layer in (self.attention, self.mlp_in):
             layer.build((None, *tokens_shape[1:]))
         self.mlp_out.build((None, tokens_shape[1], self.mlp_in.units))
 
     def call(self, tokens, conditioning):
         modulation = self.modulation(ops.silu(conditioning))  # (B, 6 D)
         shift1, scale1, gate1, shift2, scale2, gate2 = _split(modulation, 6)
-        x = self.attention(_modulate(self.norm_attention(tokens), shift1, scale1))
-        tokens = tokens + gate1 * x  # (B, T, D)
-        x = self.mlp_in(_modulate(self.norm_mlp(tokens), shift2, scale2))  # (B, T, 4 D)
-        x = self.mlp_out(ops.gelu(x, approximate=True))
-        return tokens + gate2 * x  # (B, T, D)
+        x = self.attention(backend.modulated_layer_norm(tokens, shift1, scale1, EPSILON))
+        tokens = backend.multiply_add(x, gate1, tokens)  # (B, T, D)
+        x = backend.modulated_layer_norm(tokens, shift2, scale2, self.mlp_epsilon)
+        x = self.mlp_out(self.mlp_in(x))
+        return backend.multiply_add(x, gate2, tokens)  # (B, T, D)
 
     def compute_output_shape(self, tokens_shape, conditioning_shape=None):
         return tokens_shape
 
     def get_config(self):
-        own = {"num_heads": self.num_heads, "mlp_ratio": self.mlp_ratio}
+        own = {
+            "num_heads": self.num_heads,
+            "mlp_ratio": self.mlp_ratio,
+            "mlp_epsilon": self.mlp_epsilon,
+        }
         return {**super().get_config(), **own}
 
 
@@ -114,7 +111,6 @@ class FinalLayer(keras.layers.Layer):
     def build(self, tokens_shape, conditioning_shape=None):
         width = tokens_shape[-1]
         self.modulation = _modulation(self, 2, width)
-        self.norm = _layer_norm(self, "norm")
         self.projection = TokenDense(
             self.patch_size**2 * self.picture_shape[-1],
             kernel_initializer="zeros",
@@ -122,12 +118,12 @@ class FinalLayer(keras.layers.Layer):
             name="projection",
         )
         self.modulation.build((None, (conditioning_shape or tokens_shape)[-1]))
-        self.norm.build((None, *tokens_shape[1:]))
         self.projection.build((None, *tokens_shape[1:]))
 
     def call(self, tokens, conditioning):
         shift, scale = _split(self.modulation(ops.silu(conditioning)), 2)
-        patches = self.projection(_modulate(self.norm(tokens), shift, scale))  # (B, T, p p O)
+        x = backend.modulated_layer_norm(tokens, shift, scale, EPSILON)
+        patches = self.projection(x)  # (B, T, p p O)
         height, width, _ = self.picture_shape
         return unpatchify(patches, height, width, self.patch_size)  # (B, H, W, O)
 

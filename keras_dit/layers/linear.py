@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_dit import backend
 from keras_dit.serialization import register
 
 
@@ -16,5 +17,16 @@ class TokenDense(keras.layers.Dense):
 
     def call(self, inputs, training=None):
         rows = ops.reshape(inputs, (-1, inputs.shape[-1]))
-        outputs = super().call(rows, training=training)
+        outputs = self._map(rows, self.kernel, self.bias)
         return ops.reshape(outputs, (-1, *inputs.shape[1:-1], self.units))
+
+    def _map(self, rows, kernel, bias):
+        return backend.linear(rows, kernel, bias)
+
+
+@register
+class TokenDenseGELU(TokenDense):
+    """`TokenDense` followed by the tanh form of GELU."""
+
+    def _map(self, rows, kernel, bias):
+        return backend.linear_gelu(rows, kernel, bias)

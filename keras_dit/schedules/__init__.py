@@ -4,7 +4,7 @@ x_t = α(t) x0 + σ(t) ε,   ε ~ N(0, I),   t ∈ [0, 1]: 0 is data, 1 is noise
 """
 
 from keras_dit.schedules.base import NoiseSchedule, Rates, TimeGrid, broadcast
-from keras_dit.schedules.continuous import EDM, RectifiedFlow
+from keras_dit.schedules.continuous import EDM, RectifiedFlow, ReversedFlow
 from keras_dit.schedules.grids import (
     ArrayGrid,
     KarrasGrid,
@@ -36,6 +36,7 @@ __all__ = [
     "Rates",
     "RectifiedFlow",
     "RespacedGrid",
+    "ReversedFlow",
     "ScaledLinearBeta",
     "ShiftedGrid",
     "TableSchedule",

@@ -42,6 +42,25 @@ class RectifiedFlow(NoiseSchedule):
 
 @register
 @dataclass(frozen=True)
+class ReversedFlow(NoiseSchedule):
+    """The straight line of `RectifiedFlow`, whose network is given 1 − t, as SiT's is.
+
+    Reference:
+        Ma et al., SiT: Exploring Flow and Diffusion-based Generative Models (2024).
+    """
+
+    grid = UniformGrid()
+
+    def __call__(self, t):
+        t = ops.convert_to_tensor(t, "float32")
+        return Rates(t, 1.0 - t, t)
+
+    def timestep(self, t):
+        return 1.0 - ops.convert_to_tensor(t, "float32")
+
+
+@register
+@dataclass(frozen=True)
 class EDM(NoiseSchedule):
     """Noise is added and the data stay: α = 1, σ from 0 to sigma_max.
 

@@ -1,0 +1,23 @@
+"""Checkpoints: the whole state of a training, so that it goes on exactly where it was stopped.
+
+diffusion.fit(data, epochs=100, callbacks=[keras_dit.checkpoints.Checkpoint("run")])
+diffusion.fit(data, epochs=100, callbacks=[keras_dit.checkpoints.Checkpoint("run", resume=True)])
+"""
+
+from keras_dit.checkpoints.callback import Checkpoint, Interrupted
+from keras_dit.checkpoints.files import CorruptCheckpointError, read, write
+from keras_dit.checkpoints.folder import newest
+from keras_dit.checkpoints.state import load, save
+from keras_dit.checkpoints.training import fit
+
+__all__ = [
+    "Checkpoint",
+    "CorruptCheckpointError",
+    "Interrupted",
+    "fit",
+    "load",
+    "newest",
+    "read",
+    "save",
+    "write",
+]

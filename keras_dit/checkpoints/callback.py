@@ -1,0 +1,183 @@
+"""The callback that saves a training, at times and when it is asked to end."""
+
+import contextlib
+import math
+import pathlib
+import signal
+import sys
+import threading
+import time
+
+import keras
+
+from keras_dit.checkpoints import folder, state
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was asked to end (Ctrl-C or SIGTERM) and was saved.
+
+    Attributes:
+        signal: number of the signal.
+        path: the checkpoint.
+    """
+
+    def __init__(self, number, path):
+        super().__init__(f"interrupted; saved {path}")
+        self.signal, self.path = number, path
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Saves a training of `Diffusion.fit` whole, so that it can go on bit for bit.
+
+    A checkpoint holds weights, average, optimizer, the states of all random numbers, the place in
+    the data, the loss of the epoch so far and the logs of the epochs before it. `best` is the one
+    at the end of an epoch whose val_loss, or else loss, is the lowest of those saved.
+
+    Ctrl-C and SIGTERM end the training after the present step, saved; a second one ends it at once.
+
+    Args:
+        folder: where the checkpoints are; created if missing.
+        every: seconds of training between two checkpoints, at least; 0: one after each step.
+        keep: how many are kept, the newest, beside the best.
+        resume: whether to go on from the newest checkpoint of the folder, if it has one. The model
+            and the data have to be those of the run; without a checkpoint the training begins.
+
+    Raises:
+        ValueError: if the folder has checkpoints and `resume` is False; in `fit`, if the model or
+            the data are not those of the checkpoint.
+        CorruptCheckpointError: if the folder has checkpoints and none is whole.
+        OSError: in `fit`, if a checkpoint cannot be written. Those before it stay.
+        Interrupted: in `fit`, after Ctrl-C or SIGTERM.
+    """
+
+    def __init__(self, folder, every=60.0, keep=3, resume=False):
+        super().__init__()
+        if keep < 1:
+            raise ValueError(f"keep must be 1 or more. Received: keep={keep}")
+        if not every >= 0:
+            raise ValueError(f"every must be 0 or more seconds. Received: every={every}")
+        self.folder, self.every, self.keep, self.resume = pathlib.Path(folder), every, keep, resume
+        self.epoch = self.step = self.steps = 0  # epochs done, steps done in the next, in all
+        self.rows, self.best, self.data = [], math.inf, {}
+        self._found = self._metrics = self._saved = self._signal = None
+
+    # The place to go on from
+
+    def open(self):
+        """Find the newest checkpoint.
+
+        Returns:
+            Its facts, {} if there is none. `epoch` and `step` of the callback are its place.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.resume:
+            if folder.paths(self.folder):
+                raise ValueError(
+                    f"{self.folder} holds checkpoints already: Checkpoint(..., resume=True) goes "
+                    "on with them, another folder begins anew"
+                )
+            return {}
+        self._found = folder.newest(self.folder)
+        if self._found is None:
+            return {}
+        self._saved, _, facts = self._found
+        self.epoch, self.step, self.steps = facts["epoch"], facts["step"], facts["steps"]
+        self.rows, self.best = facts["history"], facts["best"]
+        return facts
+
+    def restore(self):
+        """Put the checkpoint that was found into the model; as the training begins."""
+        self._saved_at = self._epoch_saved_at = time.monotonic()
+        if self._found is None:
+            return
+        state.load(self.model, *self._found)
+        arrays, self._found = self._found[1], None
+        if self.step:  # Keras clears the metrics at the start of the epoch
+            self._metrics = {n: a.copy() for n, a in arrays.items() if n.startswith("metrics/")}
+
+    def recall(self):
+        """Put the logs of the epochs done into the history, after it has been cleared."""
+        self.model.history.epoch = [row["epoch"] for row in self.rows]
+        for row in self.rows:
+            for name in row.keys() - {"epoch"}:
+                self.model.history.history.setdefault(name, []).append(row[name])
+
+    # What Keras calls
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self._metrics:
+            variables = state.variables(self.model)
+            for name, value in self._metrics.items():
+                variables[name].assign(value)
+            self._metrics = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps += batch + 1 - self.step
+        self.step = batch + 1
+        if self.step == self.params["steps"]:
+            return  # the end of the epoch follows, with its logs
+        if self._signal or time.monotonic() - self._saved_at >= self.every:
+            self.save()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epoch, self.step = epoch + 1, 0
+        self.rows.append({"epoch": epoch, **logs})
+        if self._signal or time.monotonic() - self._epoch_saved_at >= self.every:
+            self._save_epoch(logs)
+
+    def on_train_end(self, logs=None):
+        if folder.path_of(self.folder, self.steps) != self._saved:
+            self._save_epoch(logs)
+
+    # Saving
+
+    def _save_epoch(self, logs):
+        score = logs.get("val_loss", logs.get("loss", math.inf))
+        better = score < self.best
+        self.best = min(score, self.best)
+        self.save(better)
+        self._epoch_saved_at = self._saved_at
+
+    def save(self, best=False):
+        """Write a checkpoint now; between two steps."""
+        path = folder.path_of(self.folder, self.steps)
+        facts = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "steps": self.steps,
+            "history": self.rows,
+            "best": self.best,
+            "data": self.data,
+        }
+        state.save(path, self.model, facts)
+        if best:
+            folder.mark_best(path)
+        folder.prune(self.folder, self.keep)
+        self._saved, self._saved_at = path, time.monotonic()
+        if self._signal:
+            raise Interrupted(self._signal, path)
+
+    # Being asked to end
+
+    @contextlib.contextmanager
+    def signals(self):
+        """While this runs, Ctrl-C and SIGTERM end the training after the present step."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread may listen
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def listen(number, frame):
+            self._signal = number
+            print("\nending after this step, saved; once more: at once", file=sys.stderr)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+        for number in before:
+            signal.signal(number, listen)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            self._signal = None

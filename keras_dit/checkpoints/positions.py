@@ -1,0 +1,68 @@
+"""Data whose batches can be had from any place of any epoch on."""
+
+import random
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_dit.datasets import draws
+
+
+class ArrayBatches:
+    """Batches of arrays in an order that is drawn from (seed, epoch).
+
+    Args:
+        arrays: pictures, labels, sample weights; those that are None are left out at the end.
+        batch_size: None: 32, as in Keras.
+        shuffle: whether every epoch has its own random order.
+        seed: integer; None: a random one.
+    """
+
+    def __init__(self, arrays, batch_size=None, shuffle=True, seed=None):
+        while arrays[-1] is None:
+            arrays = arrays[:-1]
+        self.arrays = [None if a is None else ops.convert_to_numpy(a) for a in arrays]
+        self.images = self.arrays[0]
+        self.batch_size, self.shuffle = batch_size or 32, shuffle
+        self.seed = random.getrandbits(32) if seed is None else seed
+
+    def __len__(self):
+        return -(-len(self.images) // self.batch_size)
+
+    def batch(self, epoch, index):
+        """Batch index of an epoch."""
+        count = len(self.images)
+        order = draws.permutation(count, self.seed, epoch) if self.shuffle else np.arange(count)
+        chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
+        return tuple(None if array is None else array[chosen] for array in self.arrays)
+
+
+class EpochView(keras.utils.PyDataset):
+    """An epoch of data with `batch(epoch, index)`, from batch `start` on, as `fit` reads it."""
+
+    def __init__(self, data):
+        super().__init__()
+        self.data, self.epoch, self.start = data, 0, 0
+
+    @property
+    def num_batches(self):
+        return len(self.data) - self.start
+
+    def __getitem__(self, index):
+        return self.data.batch(self.epoch, self.start + index)
+
+
+def description(data):
+    """What two data sets have to share for a training to go on with the other."""
+    names = ("batch_size", "shuffle", "flip", "drop_remainder", "seed")
+    own = {name: getattr(data, name) for name in names if hasattr(data, name)}
+    return {"images": len(data.images), **own}
+
+
+def check_same(path, here, there):
+    """Raise ValueError if the data is not what the checkpoint was made with."""
+    wrong = [name for name in there if here.get(name) != there[name]]
+    if wrong:
+        listed = ", ".join(f"{name}={here.get(name)}, was {there[name]}" for name in wrong)
+        raise ValueError(f"the data is not that of the checkpoint {path}: {listed}")

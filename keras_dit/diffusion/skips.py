@@ -1,0 +1,40 @@
+"""Steps that are not applied, because their loss or a gradient is not finite."""
+
+import keras
+from keras import ops
+
+# float16 needs up to 15 until its loss scale, 2¹⁵ at first, has come down to 1.
+MOST_IN_A_ROW = 20
+
+
+def all_finite(tensors):
+    """Whether no number of the tensors is infinite or NaN; a scalar tensor.
+
+    It is their sum that is looked at: one pass over each, and no infinity or NaN is lost in it.
+    """
+    sums = [ops.sum(ops.cast(tensor, "float32")) for tensor in tensors if tensor is not None]
+    return ops.isfinite(ops.sum(ops.stack(sums)))
+
+
+class StopOnSkips(keras.callbacks.Callback):
+    """Ends `fit` when too many steps in a row were skipped.
+
+    Raises:
+        FloatingPointError: which names the step. The model is as after the last applied step.
+    """
+
+    def on_train_begin(self, logs=None):
+        self.total, self.in_a_row = int(ops.convert_to_numpy(self.model.skipped)), 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.in_a_row = self.in_a_row + 1 if logs["skipped"] > self.total else 0
+        self.total = logs["skipped"]
+        if self.in_a_row == MOST_IN_A_ROW:
+            raise FloatingPointError(
+                f"training stopped at step {batch + 1} of epoch {self.epoch + 1}: in "
+                f"{MOST_IN_A_ROW} steps in a row the loss or a gradient was not finite, or a label "
+                "out of range. None of them was applied. A lower learning rate helps"
+            )

@@ -1,0 +1,156 @@
+"""Where each tensor of facebookresearch/DiT lies in a `DiTModel`, and how it is turned.
+
+The names of facebookresearch/DiT are the common ones here: another format gives and takes its
+tensors under them. With D the hidden size, p the patch, C and O the channels of input and output:
+
+    a linear map       (out, in)      Keras: (in, out)
+    the patches' map   (D, C, p, p)   Keras: (p p C, D)
+    everything else    as it is
+"""
+
+import warnings
+
+import numpy as np
+from keras import ops
+
+from keras_dit.dit import DiTModel
+from keras_dit.weights.stored import Stored, some
+
+
+def shapes(config):
+    """{name: shape} of every tensor of a network.
+
+    Args:
+        config: arguments of `DiTModel` as a dict.
+    """
+    height, columns, channels = config["input_shape"]
+    width, patch = config["hidden_size"], config["patch_size"]
+    mlp = int(width * config.get("mlp_ratio", 4.0))
+    output_channels = channels * (2 if config.get("learned_variance") else 1)
+    result = {
+        "pos_embed": (1, height * columns // patch**2, width),
+        "x_embedder.proj.weight": (width, channels, patch, patch),
+        "x_embedder.proj.bias": (width,),
+        **_linear("t_embedder.mlp.0", 256, width),
+        **_linear("t_embedder.mlp.2", width, width),
+        "y_embedder.embedding_table.weight": (config["num_classes"] + 1, width),
+    }
+    for i in range(config["depth"]):
+        result |= {
+            **_linear(f"blocks.{i}.attn.qkv", width, 3 * width),
+            **_linear(f"blocks.{i}.attn.proj", width, width),
+            **_linear(f"blocks.{i}.mlp.fc1", width, mlp),
+            **_linear(f"blocks.{i}.mlp.fc2", mlp, width),
+            **_linear(f"blocks.{i}.adaLN_modulation.1", width, 6 * width),
+        }
+    result |= _linear("final_layer.linear", width, patch**2 * output_channels)
+    return result | _linear("final_layer.adaLN_modulation.1", width, 2 * width)
+
+
+def _linear(name, inputs, outputs):
+    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+
+
+def variables(network):
+    """{name: variable} of a `DiTModel`."""
+    result = {
+        "pos_embed": network.positions,
+        **_dense("x_embedder.proj", network.patches.projection),
+        **_dense("t_embedder.mlp.0", network.time.mlp_in),
+        **_dense("t_embedder.mlp.2", network.time.mlp_out),
+        "y_embedder.embedding_table.weight": network.label.table,
+    }
+    for i, block in enumerate(network.blocks):
+        result |= {
+            **_dense(f"blocks.{i}.attn.qkv", block.attention.qkv),
+            **_dense(f"blocks.{i}.attn.proj", block.attention.projection),
+            **_dense(f"blocks.{i}.mlp.fc1", block.mlp_in),
+            **_dense(f"blocks.{i}.mlp.fc2", block.mlp_out),
+            **_dense(f"blocks.{i}.adaLN_modulation.1", block.modulation),
+        }
+    result |= _dense("final_layer.linear", network.final.projection)
+    return result | _dense("final_layer.adaLN_modulation.1", network.final.modulation)
+
+
+def _dense(name, layer):
+    return {f"{name}.weight": layer.kernel, f"{name}.bias": layer.bias}
+
+
+def _transposed(name, shape):
+    return len(shape) == 2 and not name.startswith("y_embedder")
+
+
+def to_keras(name, array):
+    """The numbers of a tensor as its variable holds them."""
+    if array.ndim == 4:
+        return array.transpose(2, 3, 1, 0).reshape(-1, array.shape[0])  # (p p C, D)
+    return array.T if _transposed(name, array.shape) else array
+
+
+def to_foreign(name, array, shape):
+    """The numbers of a variable as its tensor, of that shape, holds them."""
+    if len(shape) == 4:
+        width, channels, patch, _ = shape
+        return array.reshape(patch, patch, channels, width).transpose(3, 2, 0, 1)
+    return array.T if _transposed(name, shape) else array
+
+
+def check(tensors, config, path):
+    """Raise ValueError unless the tensors are those of a network of that configuration."""
+    expected = shapes(config)
+    missing = [name for name in expected if name not in tensors]
+    extra = [name for name in tensors if name not in expected]
+    if missing or extra:
+        parts = [f"missing: {some(missing)}"] if missing else []
+        parts += [f"unexpected: {some(extra)}"] if extra else []
+        raise ValueError(f"{path} does not hold the tensors of a DiT: {'; '.join(parts)}")
+    wrong = [
+        f"{name} is {tensors[name].shape} instead of {shape}"
+        for name, shape in expected.items()
+        if tensors[name].shape != shape
+    ]
+    if wrong:
+        raise ValueError(f"{path} does not fit {_words(config)}: {some(wrong)}")
+
+
+def _words(config):
+    return "a DiT of " + ", ".join(f"{name}={value}" for name, value in config.items())
+
+
+def load(tensors, config, path):
+    """A network of that configuration with those tensors, read one after the other.
+
+    Raises:
+        ValueError: if they do not fit.
+    """
+    check(tensors, config, path)
+    network = DiTModel(**config)
+    broken = []
+    for name, variable in variables(network).items():
+        array = tensors[name].read()
+        if not np.all(np.isfinite(array)):
+            broken.append(name)
+        variable.assign(to_keras(name, array).astype("float32"))
+    if broken:
+        warnings.warn(f"{path} holds NaN or infinite numbers in {some(broken)}", stacklevel=4)
+    return network
+
+
+def save(network):
+    """{name: `Stored`} of a network's tensors, float32.
+
+    Raises:
+        ValueError: for a network without classes, which these formats do not know.
+    """
+    if network.num_classes is None:
+        raise ValueError("a network without classes (num_classes=None) cannot be exported")
+
+    def stored(name, variable, shape):
+        def read():
+            array = ops.convert_to_numpy(ops.cast(variable, "float32"))
+            return to_foreign(name, array, shape)
+
+        return Stored(shape, read)
+
+    expected = shapes(network.config)
+    return {name: stored(name, v, expected[name]) for name, v in variables(network).items()}

@@ -1,0 +1,106 @@
+"""What every format gives: the tensors of a file and what it says of itself."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_dit import codecs, predictions, schedules
+from keras_dit.weights import layout
+from keras_dit.weights.stored import Stored
+
+# What a tensor's numbers do not depend on may be chosen freely, what else a file does not say too.
+_FREE = {"dtype", "name", "remat", "label_dropout", "num_heads", "frequency_shift"}
+_FREE |= {"mlp_epsilon", "trainable"}
+_LABELS = "y_embedder.embedding_table.weight"
+
+
+class Source(NamedTuple):
+    """An opened file or folder.
+
+    Attributes:
+        path: as it was given.
+        config: arguments of `DiTModel` that follow from it, as a dict.
+        tensors: {name: `Stored`} under the names of facebookresearch/DiT.
+        process: network -> arguments of `Diffusion` that belong to it, as a dict.
+    """
+
+    path: str
+    config: dict
+    tensors: dict
+    process: Callable
+
+    def network(self, **overrides):
+        """A `DiTModel` with these weights.
+
+        Raises:
+            ValueError: for arguments that contradict the file, or if it needs some that it does
+                not say, or does not hold a DiT.
+        """
+        config, tensors = {**self.config, **overrides}, self.tensors
+        self._check(overrides)
+        if config["num_classes"] == tensors[_LABELS].shape[0]:  # no row for "no class"
+            config.setdefault("label_dropout", 0.0)
+            tensors = {**tensors, _LABELS: _with_null_row(tensors[_LABELS])}
+        if "num_heads" not in config:
+            raise ValueError(
+                f"{self.path} does not say how many heads its attention has: give num_heads="
+            )
+        return layout.load(tensors, config, self.path)
+
+    def _check(self, overrides):
+        """Raise ValueError for what would not be the network of the file."""
+        unlike = {k: v for k, v in overrides.items() if k not in _FREE and v != self._says(k, v)}
+        if unlike:
+            says = ", ".join(f"{name}={self.config.get(name)}" for name in unlike)
+            given = ", ".join(f"{name}={value}" for name, value in unlike.items())
+            raise ValueError(f"{self.path} holds a network with {says}. Received: {given}")
+
+    def _says(self, name, value):
+        """What the file says of an argument, or the value where it leaves it open."""
+        if name == "num_classes" and value == self.tensors[_LABELS].shape[0]:
+            return value  # trained without label dropout: every row is a class
+        if name == "input_shape":
+            height, columns, channels = value
+            patch, tokens = self.config["patch_size"], self.tensors["pos_embed"].shape[1]
+            fits = height * columns == tokens * patch**2 and channels == self.config[name][2]
+            return value if fits else self.config[name]
+        return self.config.get(name)
+
+
+def _with_null_row(table):
+    rows, width = table.shape
+    return Stored(
+        (rows + 1, width),
+        lambda: np.concatenate([table.read(), np.zeros((1, width), "float32")]),
+    )
+
+
+def ddpm(network):
+    """How DiT was trained: DDPM's linear table, the noise predicted, on latents."""
+    return {
+        "schedule": schedules.LinearBeta(),
+        "prediction": with_variance(predictions.Noise(), network),
+        "codec": codec(network),
+    }
+
+
+def flow(network):
+    """How SiT was trained: along straight lines, its time running from noise to data."""
+    velocity = predictions.DataVelocity()
+    doubled = network.config["learned_variance"]  # its channels are there, but mean nothing
+    return {
+        "schedule": schedules.ReversedFlow(),
+        "prediction": predictions.HalfUnused(velocity) if doubled else velocity,
+        "codec": codec(network),
+    }
+
+
+def with_variance(mean, network):
+    """The prediction, with a learned variance where the network has the channels for it."""
+    return predictions.LearnedVariance(mean) if network.config["learned_variance"] else mean
+
+
+def codec(network):
+    """Four channels are the latents of Stable Diffusion's autoencoder, others are pixels."""
+    return codecs.Latents() if network.image_shape[-1] == 4 else codecs.Pixels()

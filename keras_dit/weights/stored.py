@@ -1,0 +1,50 @@
+"""A tensor in a file: what it is, known at once, and its numbers, read when they are asked for."""
+
+import os
+import pathlib
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Stored(NamedTuple):
+    """A tensor of a file.
+
+    Attributes:
+        shape: tuple of ints.
+        read: () -> numpy array of that shape; each call reads the file again.
+    """
+
+    shape: tuple
+    read: Callable
+
+
+def joined(parts):
+    """Tensors one above the other, along their first axis, as one."""
+    shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+    return Stored(shape, lambda: np.concatenate([part.read() for part in parts]))
+
+
+def some(names, most=3):
+    """The first of some names, for a message: "a, b, c and 4 more"."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
+
+
+@contextmanager
+def beside(path):
+    """The path of a new file next to `path`, which takes its place when the block is through.
+
+    A file that was there stays as it is until then.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.new")
+    try:
+        yield new
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)

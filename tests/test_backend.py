@@ -1,0 +1,205 @@
+"""Laws of keras_dit.backend: which backend is used, attention, compiling for inference."""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from reference import attention, gradients
+
+from keras_dit import backend
+
+NAMES = ("jax", "torch", "tensorflow")
+HERE = keras.config.backend()
+
+
+def run(code, home, **environment):
+    """Run Python with a Keras folder of its own and without this process's choice of backend."""
+    environment = {**os.environ, "KERAS_HOME": str(home), **environment}
+    if not environment.get("KERAS_BACKEND", "") or environment["KERAS_BACKEND"] == "unset":
+        environment.pop("KERAS_BACKEND", None)
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def configure(home, text):
+    (home / "keras.json").write_text(text)
+
+
+# Which backend
+
+
+@pytest.mark.parametrize("name", ["numpy", "openvino", "nonsense"])
+@pytest.mark.parametrize("by_file", [False, True])
+def test_an_unusable_backend_is_refused_early(tmp_path, name, by_file):
+    if by_file:
+        configure(tmp_path, json.dumps({"backend": name}))
+    result = run("import keras_dit", tmp_path, KERAS_BACKEND="unset" if by_file else name)
+    assert result.returncode == 1
+    expected = f"KERAS_BACKEND must be jax, torch or tensorflow. Received: KERAS_BACKEND={name}"
+    assert result.stderr.strip().endswith(f"ImportError: {expected}")
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if not backend._installed(n)])
+def test_a_backend_that_is_not_installed_is_named_with_the_remedy(tmp_path, name):
+    result = run("import keras_dit", tmp_path, KERAS_BACKEND=name)
+    assert result.returncode == 1
+    assert f"the backend {name} is not installed" in result.stderr
+    assert f'pip install "keras_dit[{name}]"' in result.stderr
+
+
+def test_nothing_is_imported_before_the_refusal(tmp_path):
+    code = (
+        "import sys\n"
+        "try:\n    import keras_dit\n"
+        "except ImportError:\n"
+        "    print({'keras', 'jax', 'torch', 'tensorflow'} & set(sys.modules))"
+    )
+    assert run(code, tmp_path, KERAS_BACKEND="nonsense").stdout.strip() == "set()"
+
+
+def test_the_command_says_it_in_one_line(tmp_path):
+    code = "import sys; sys.argv = ['keras-dit']; import keras_dit"
+    result = run(code, tmp_path, KERAS_BACKEND="nonsense")
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("keras-dit: error: KERAS_BACKEND must be")
+
+
+@pytest.mark.parametrize("text", [None, "{not json", "{}", json.dumps({"backend": HERE})])
+def test_the_file_of_keras_counts_where_the_environment_is_silent(tmp_path, monkeypatch, text):
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    if text is not None:
+        configure(tmp_path, text)
+    assert backend._configured() == (HERE if text and HERE in text else None)
+    monkeypatch.setenv("KERAS_BACKEND", "torch")  # the environment wins
+    assert backend._configured() == "torch"
+
+
+def test_an_installed_backend_is_found_without_a_choice(tmp_path):
+    """Keras writes "tensorflow" into its file at the first import, whatever is installed."""
+    configure(tmp_path, json.dumps({"backend": "tensorflow"}))
+    code = "import keras_dit, keras; print(keras.config.backend())"
+    installed = [name for name in NAMES if backend._installed(name)]
+    expected = "tensorflow" if "tensorflow" in installed else installed[0]
+    assert run(code, tmp_path, KERAS_BACKEND="unset").stdout.strip() == expected
+
+
+# Attention
+
+
+def draw(*shape, count=1, seed=0):
+    generator = np.random.default_rng(seed)
+    arrays = [generator.standard_normal(shape).astype("float32") for _ in range(count)]
+    return arrays if count > 1 else arrays[0]
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5, 4), (1, 1, 1, 8), (3, 2, 16, 6)])
+@pytest.mark.parametrize("size", [1.0, 30.0])  # the second makes of softmax an argmax
+def test_attention_is_softmax_of_products(shape, size):
+    q, k, v = draw(*shape, count=3)
+    q = size * q
+    value = ops.convert_to_numpy(backend.attention(*map(ops.convert_to_tensor, (q, k, v))))
+    expected = attention(*(part.astype("float64") for part in (q, k, v)))
+    np.testing.assert_allclose(value, expected, atol=2e-6 * size)
+
+
+def test_attention_survives_logits_beyond_the_exponential():
+    q = np.full((1, 1, 2, 4), 100.0, "float32")
+    k = np.array([[100.0] * 4, [-100.0] * 4], "float32")[None, None]
+    v = np.array([[1.0] * 4, [2.0] * 4], "float32")[None, None]
+    value = ops.convert_to_numpy(backend.attention(*map(ops.convert_to_tensor, (q, k, v))))
+    np.testing.assert_allclose(value, 1.0)
+
+
+def test_gradients_of_attention_are_its_slopes():
+    """Against finite differences of the float64 formula."""
+    *qkv, cotangent = draw(1, 2, 3, 4, count=4, seed=1)
+
+    def function(q, k, v):
+        return ops.sum(ops.multiply(backend.attention(q, k, v), cotangent))
+
+    found = gradients(function, *qkv)
+    direction, h = draw(3, 1, 2, 3, 4, seed=2).astype("float64"), 1e-5
+    for i in range(3):
+
+        def value(step, i=i):
+            moved = [part.astype("float64") for part in qkv]
+            moved[i] = moved[i] + step * direction[i]
+            return (attention(*moved) * cotangent).sum()
+
+        slope = (value(h) - value(-h)) / (2 * h)
+        np.testing.assert_allclose((found[i] * direction[i]).sum(), slope, rtol=1e-5, atol=1e-6)
+
+
+def test_attention_keeps_its_dtype():
+    q, k, v = (ops.cast(part, "bfloat16") for part in draw(1, 2, 8, 4, count=3))
+    value = backend.attention(q, k, v)
+    assert keras.backend.standardize_dtype(value.dtype) == "bfloat16"
+    q, k, v, value = (ops.convert_to_numpy(ops.cast(x, "float32")) for x in (q, k, v, value))
+    np.testing.assert_allclose(value, attention(q, k, v), atol=0.02)
+
+
+# Compiling
+
+
+class Pair(NamedTuple):
+    first: Any
+    second: Any
+
+
+def test_a_compiled_function_takes_and_gives_structures():
+    def function(weights, pair, nothing, state):
+        assert nothing is None
+        assert isinstance(pair, Pair)
+        return Pair(pair.second, weights[0] * pair.first), state, {"sum": ops.sum(weights[1])}
+
+    weights = [ops.convert_to_tensor(part) for part in draw(2, 3, count=2)]
+    pair = Pair(ops.convert_to_tensor(2.0), ops.convert_to_tensor(3.0))
+    for state in (None, ops.convert_to_tensor(1.0)):
+        result, again, named = backend.compile_inference(function)(weights, pair, None, state)
+        assert isinstance(result, Pair)
+        assert float(result.first) == 3.0
+        expected = 2.0 * ops.convert_to_numpy(weights[0])
+        np.testing.assert_array_equal(ops.convert_to_numpy(result.second), expected)
+        assert (again is None) == (state is None)
+        np.testing.assert_allclose(named["sum"], ops.convert_to_numpy(weights[1]).sum(), 1e-6)
+
+
+@pytest.mark.skipif(HERE == "torch", reason="torch runs the function itself")
+def test_a_function_is_traced_once_for_each_shape():
+    traces = []
+
+    def function(x, rate):
+        traces.append(x.shape)
+        return x * rate
+
+    compiled = backend.compile_inference(function)
+    for size in (2, 3, 2, 3, 2):
+        for rate in (0.5, 0.25):
+            x = draw(size)
+            value = compiled(ops.convert_to_tensor(x), ops.convert_to_tensor(rate))
+            np.testing.assert_array_equal(ops.convert_to_numpy(value), x * np.float32(rate))
+    assert len(traces) == 2
+
+
+@pytest.mark.skipif(HERE != "torch", reason="torch alone records what it runs")
+def test_nothing_is_kept_for_gradients():
+    layer = keras.layers.Dense(2)
+    layer.build((None, 3))
+    value = backend.compile_inference(layer)(ops.convert_to_tensor(draw(4, 3)))
+    assert not value.requires_grad
+
+
+def test_device_facts():
+    value = ops.convert_to_tensor(draw(3)) + 1.0
+    assert backend.synchronize(value) is None
+    assert isinstance(backend.device_name(), str)
+    assert backend.device_name()

@@ -1,0 +1,178 @@
+"""The operations that have a form for each backend: values, gradients, one step of Adam.
+
+What each should give is written here in numpy float64; a gradient is held against central
+differences of that. It is read off from what one step of gradient descent does to the inputs.
+"""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_dit import backend
+
+EPSILON = 1e-6
+
+
+def attention(q, k, v):
+    logits = q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    return weights / weights.sum(-1, keepdims=True) @ v
+
+
+def linear(x, kernel, bias):
+    return x @ kernel + bias
+
+
+def linear_gelu(x, kernel, bias):
+    y = x @ kernel + bias
+    return 0.5 * y * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)))
+
+
+def multiply_add(x, factor, summand):
+    return x * factor + summand
+
+
+def modulated_layer_norm(x, shift, scale):
+    centred = x - x.mean(-1, keepdims=True)
+    normal = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + EPSILON)
+    return normal * (1 + scale) + shift
+
+
+def ours_layer_norm(x, shift, scale):
+    return backend.modulated_layer_norm(x, shift, scale, EPSILON)
+
+
+CASES = {
+    "attention": (backend.attention, attention, [(2, 3, 5, 4)] * 3),
+    "linear": (backend.linear, linear, [(6, 5), (5, 7), (7,)]),
+    "linear_gelu": (backend.linear_gelu, linear_gelu, [(6, 5), (5, 7), (7,)]),
+    "multiply_add": (backend.multiply_add, multiply_add, [(2, 3, 4), (2, 1, 4), (2, 3, 4)]),
+    "modulated_layer_norm": (
+        ours_layer_norm,
+        modulated_layer_norm,
+        [(2, 3, 8), (2, 1, 8), (2, 1, 8)],
+    ),
+}
+case = pytest.mark.parametrize("name", CASES)
+
+
+def arrays(shapes, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=shape).astype("float32") for shape in shapes]
+
+
+class Descent(keras.Model):
+    """Its weights are the inputs of a function, its loss the sum of upstream times the output."""
+
+    def __init__(self, function, inputs, upstream):
+        super().__init__()
+        self.function, self.upstream = function, ops.convert_to_tensor(upstream)
+        self.inputs_held = [
+            self.add_weight(shape=x.shape, initializer="zeros", name=f"input_{i}")
+            for i, x in enumerate(inputs)
+        ]
+        for weight, x in zip(self.inputs_held, inputs, strict=True):
+            weight.assign(x)
+
+    def call(self, x):
+        return x
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        inputs = [ops.convert_to_tensor(weight) for weight in self.inputs_held]
+        return ops.sum(self.function(*inputs) * self.upstream)
+
+
+def gradients(function, inputs, upstream):
+    model = Descent(function, inputs, upstream)
+    model.compile(keras.optimizers.SGD(1.0), jit_compile=backend.jit_compile_training())
+    model.train_on_batch(np.zeros((1, 1), "float32"))
+    after = [ops.convert_to_numpy(weight) for weight in model.inputs_held]
+    return [before - now for before, now in zip(inputs, after, strict=True)]
+
+
+def central_differences(function, inputs, upstream, index):
+    inputs = [x.astype("float64") for x in inputs]
+    result = np.zeros_like(inputs[index])
+    for position in np.ndindex(result.shape):
+        values = []
+        for shift in (1e-5, -1e-5):
+            moved = [x.copy() for x in inputs]
+            moved[index][position] += shift
+            values.append((function(*moved) * upstream).sum())
+        result[position] = (values[0] - values[1]) / 2e-5
+    return result
+
+
+@case
+def test_values(name):
+    ours, plain, shapes = CASES[name]
+    inputs = arrays(shapes)
+    run = backend.compile_inference(lambda *tensors: ours(*tensors))
+    output = ops.convert_to_numpy(run(*map(ops.convert_to_tensor, inputs)))
+    expected = plain(*(x.astype("float64") for x in inputs))
+    np.testing.assert_allclose(output, expected, rtol=2e-6, atol=2e-6)
+
+
+@case
+def test_gradients(name):
+    ours, plain, shapes = CASES[name]
+    inputs = arrays(shapes)
+    upstream = arrays([plain(*inputs).shape], seed=1)[0]
+    for index, found in enumerate(gradients(ours, inputs, upstream)):
+        expected = central_differences(plain, inputs, upstream, index)
+        np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["linear", "linear_gelu"])
+def test_values_and_gradients_hold_on_a_processor_where_mkl_is_slow(name, monkeypatch):
+    monkeypatch.setattr(backend, "_mkl_is_slow", lambda: True)
+    test_values(name)
+    test_gradients(name)
+
+
+@case
+def test_bfloat16_keeps_its_dtype_and_its_precision(name):
+    ours, plain, shapes = CASES[name]
+    inputs = [ops.cast(x, "bfloat16") for x in arrays(shapes)]
+    output = ours(*inputs)
+    assert keras.backend.standardize_dtype(output.dtype) == "bfloat16"
+    expected = plain(*(ops.convert_to_numpy(ops.cast(x, "float32")) for x in inputs))
+    output = ops.convert_to_numpy(ops.cast(output, "float32"))
+    np.testing.assert_allclose(output, expected, rtol=2e-2, atol=4e-2)
+
+
+def test_attention_of_large_logits_is_finite():
+    q = ops.convert_to_tensor(arrays([(1, 1, 4, 4)])[0] * 1e3)
+    output = ops.convert_to_numpy(backend.attention(q, q, q))
+    assert np.isfinite(output).all()
+
+
+@pytest.mark.parametrize("optimizer", [keras.optimizers.Adam, keras.optimizers.AdamW])
+@pytest.mark.parametrize("excluded", [[], ["bias"], ["kernel", "bias"]])
+def test_fused_steps_are_those_of_the_equations(optimizer, excluded):
+    start, pushes = arrays([(5, 3), (3,)]), arrays([(5, 3), (3,)] * 4, seed=1)
+    made = optimizer(0.01, weight_decay=0.1)
+    variables = [keras.Variable(start[0], name="kernel"), keras.Variable(start[1], name="bias")]
+    made.exclude_from_weight_decay(var_names=excluded)
+    backend.fuse_optimizer(made)
+    for pair in zip(pushes[::2], pushes[1::2], strict=True):
+        made.apply([ops.convert_to_tensor(push) for push in pair], variables)
+    for which, name in enumerate(["kernel", "bias"]):
+        decay = 0.0 if name in excluded else 0.1
+        w, m, v = start[which].astype("float64"), 0.0, 0.0
+        for step, push in enumerate(pushes[which::2], start=1):
+            w = w - decay * 0.01 * w
+            m, v = 0.9 * m + 0.1 * push, 0.999 * v + 0.001 * push.astype("float64") ** 2
+            rate = 0.01 * np.sqrt(1 - 0.999**step) / (1 - 0.9**step)
+            w = w - rate * m / (np.sqrt(v) + 1e-7)
+        found = ops.convert_to_numpy(variables[which])
+        np.testing.assert_allclose(found, w, rtol=1e-6, atol=1e-6)
+
+
+def test_averages_move_by_the_rate():
+    values, goals = arrays([(3, 2), (4,)]), arrays([(3, 2), (4,)], seed=1)
+    averages, weights = map(list, (map(keras.Variable, values), map(keras.Variable, goals)))
+    backend.move_averages(averages, weights, ops.convert_to_tensor(0.25))
+    for average, value, goal in zip(averages, values, goals, strict=True):
+        np.testing.assert_allclose(average.numpy(), 0.75 * value + 0.25 * goal, rtol=1e-6)
