@@ -1,8 +1,7 @@
-"""Quality against number of network evaluations, for several solvers: the figure of the README.
+"""Quality against number of network evaluations, for several solvers, as a figure.
 
     keras-dit demo --out demo
     python examples/solver_quality.py demo/digits.keras --out solver_quality
-                                                       about 20 minutes on two CPU cores
 
 Makes as many new digits as there are real ones with each solver, in 5 to 51 evaluations of the
 network, and measures their Fréchet distance to the real ones, in pixels; DDPM goes on to 251.
