@@ -101,8 +101,8 @@ class Measure:
         def call():
             backend.synchronize(function())
 
-        once = self.smoke or rounds == 1
-        self.benchmark.pedantic(call, rounds=1 if once else rounds, warmup_rounds=0 if once else 2)
+        warm, rounds = (0, 1) if self.smoke else (1 if rounds < 5 else 2, rounds)
+        self.benchmark.pedantic(call, rounds=rounds, warmup_rounds=warm)
         best = self.benchmark.stats.stats.min
         work = evaluations * multiply_adds(case.arguments()) * case.batch
         self.note(case, images_per_second=case.batch / best, gmacs_per_second=work / best / 1e9)

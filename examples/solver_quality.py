@@ -1,13 +1,11 @@
-"""Quality against number of network evaluations, for several solvers: the figure of the README.
+"""Quality against number of network evaluations, for several solvers, as a figure.
 
-    python examples/solver_quality.py                  about 40 minutes on two CPU cores
-    python examples/solver_quality.py --quick          a minute, to see that it runs
+    keras-dit demo --out demo
+    python examples/solver_quality.py demo/digits.keras --out solver_quality
 
-Trains the network of `keras-dit demo` on the embedded digits (kept as OUT/digits.keras and used
-again), makes as many new digits as there are real ones with each solver in 5 to 50 evaluations of
-the network, and measures their Fréchet distance to the real ones, in pixels. DDPM goes on to 250.
-Writes OUT/solver_quality.csv, which a second run goes on from, and OUT/solver_quality.png. Needs
-matplotlib.
+Makes as many new digits as there are real ones with each solver, in 5 to 51 evaluations of the
+network, and measures their Fréchet distance to the real ones, in pixels; DDPM goes on to 251.
+Writes OUT.csv, which a second run goes on from, and OUT.png. Needs matplotlib.
 """
 
 import argparse
@@ -17,7 +15,7 @@ import pathlib
 import keras
 
 import keras_dit
-from keras_dit import metrics, predictions, schedules, solvers
+from keras_dit import metrics, solvers
 
 SOLVERS = {
     "DDPM": solvers.DDPM(),
@@ -27,47 +25,27 @@ SOLVERS = {
     "DPM-Solver++ 2M SDE": solvers.DPMSolverPP2MSDE(),
     "UniPC-3": solvers.UniPC(3),
 }
-EVALUATIONS = dict.fromkeys(SOLVERS, (5, 7, 11, 15, 21, 31, 51))
-EVALUATIONS["DDPM"] += (101, 251)
+EVALUATIONS = (5, 7, 11, 15, 21, 31, 51)
+LONG = {"DDPM": (101, 251)}
 
 
-def trained(file, epochs):
-    """The model of a file, or a new one, trained and saved there."""
-    if file.exists():
-        return keras.saving.load_model(file)
-    keras.utils.set_random_seed(0)
-    images, labels = keras_dit.datasets.load_digits()
-    network = keras_dit.DiTModel((8, 8, 1), 2, 128, 4, 4, num_classes=10)
-    model = keras_dit.Diffusion(network, schedules.CosineBeta(), predictions.V())
-    steps = epochs * (len(images) // 128)
-    rate = keras.optimizers.schedules.CosineDecay(
-        0.0, steps, warmup_target=2e-3, warmup_steps=steps // 20
-    )
-    model.compile(keras.optimizers.AdamW(rate, weight_decay=0.0))
-    batches = keras_dit.datasets.ImageBatches(images, labels, batch_size=128)
-    model.fit(batches, epochs=epochs, verbose=2)
-    model.save(file)
-    return model
-
-
-def distance(model, solver, evaluations, count, seed):
+def distance(model, solver, evaluations, count):
     """The Fréchet distance of new digits to all real ones."""
     images, labels = keras_dit.datasets.load_digits()
     steps = (evaluations - 1) // solver.evaluations + 1  # the last step is one evaluation
-    made = model.generate(labels[:count], steps=steps, solver=solver, seed=seed, batch_size=600)
+    made = model.generate(labels[:count], steps=steps, solver=solver, seed=1, batch_size=600)
     return metrics.frechet_distance(made, images)
 
 
-def measure(model, file, quick):
+def measure(model, file, count):
     """Rows (solver, evaluations, distance), read from the file where they are there already."""
     rows = list(csv.reader(file.open())) if file.exists() else []
-    known = {(name, int(n)) for name, n, _ in rows}
-    for name, solver in SOLVERS.items():
-        for n in (5, 11) if quick else EVALUATIONS[name]:
-            if (name, n) in known:
-                continue
-            score = distance(model, solver, n, 100 if quick else 1797, seed=1)
-            rows.append((name, n, f"{score:.4f}"))
+    known = {(name, int(evaluations)) for name, evaluations, _ in rows}
+    wanted = [(name, n) for n in EVALUATIONS for name in SOLVERS]
+    wanted += [(name, n) for name, counts in LONG.items() for n in counts]
+    for name, n in wanted:
+        if (name, n) not in known:
+            rows.append((name, n, f"{distance(model, SOLVERS[name], n, count):.4f}"))
             print(*rows[-1], flush=True)
             with file.open("w", newline="") as target:
                 csv.writer(target).writerows(rows)
@@ -87,7 +65,8 @@ def plot(rows, floor, file):
         axes.plot(*zip(*points), marker="o", markersize=4, label=name)
     axes.axhline(floor, color="grey", linestyle=":", label="real digits, half to half")
     axes.set(xscale="log", yscale="log", xlabel="network evaluations", ylabel="Fréchet distance")
-    axes.set_xticks(ticks := [5, 7, 11, 15, 21, 31, 51, 101, 251], map(str, ticks))
+    ticks = (*EVALUATIONS, 101, 251)
+    axes.set_xticks(ticks, map(str, ticks))
     axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
@@ -95,19 +74,19 @@ def plot(rows, floor, file):
 
 
 def main():
-    """Train, measure, draw."""
+    """Measure and draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", help="digits.keras of `keras-dit demo`")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("solver_quality"))
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--count", type=int, default=1797, help="digits for each point")
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    model = trained(arguments.out / "digits.keras", epochs=1 if arguments.quick else 125)
-    rows = measure(model, arguments.out / "solver_quality.csv", arguments.quick)
+    model = keras.saving.load_model(arguments.model)
+    rows = measure(model, arguments.out.with_suffix(".csv"), arguments.count)
     digits = keras_dit.datasets.load_digits()
     (half, _), (other, _) = keras_dit.datasets.split(*digits, fraction=0.5)
     floor = metrics.frechet_distance(half, other)
     print(f"real digits, half to half: {floor:.4f}")
-    plot(rows, floor, arguments.out / "solver_quality.png")
+    plot(rows, floor, arguments.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import itertools
 import numpy as np
 from keras import ops
 
-from keras_dit.schedules import Rates, UniformGrid
+from keras_dit.schedules import Rates, TimeGrid, UniformGrid
 from keras_dit.solvers import DDIM
 
 STEPS = 50  # of a run that names no number, on a grid that has none
@@ -214,7 +214,9 @@ def run_times(schedule, steps=None, grid=None):
     Raises:
         ValueError: if the schedule and the grid have no such run.
     """
-    grid = grid or schedule.grid or UniformGrid()
+    grid = schedule.grid or UniformGrid() if grid is None else grid
+    if not isinstance(grid, TimeGrid):
+        raise ValueError(f"grid must be a TimeGrid, such as ArrayGrid(times). Received: {grid!r}")
     steps = steps if steps is not None else grid.steps or min(STEPS, schedule.steps or STEPS)
     if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
         raise ValueError(f"steps must be an integer of 1 or more. Received: steps={steps!r}")

@@ -13,6 +13,7 @@ from keras import ops
 from reference import attention, gradients
 
 from keras_dit import backend
+from keras_dit.backend import selection
 
 NAMES = ("jax", "torch", "tensorflow")
 HERE = keras.config.backend()
@@ -46,7 +47,7 @@ def test_an_unusable_backend_is_refused_early(tmp_path, name, by_file):
     assert result.stderr.strip().endswith(f"ImportError: {expected}")
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if not backend._installed(n)])
+@pytest.mark.parametrize("name", [n for n in NAMES if not selection.installed(n)])
 def test_a_backend_that_is_not_installed_is_named_with_the_remedy(tmp_path, name):
     result = run("import keras_dit", tmp_path, KERAS_BACKEND=name)
     assert result.returncode == 1
@@ -78,16 +79,16 @@ def test_the_file_of_keras_counts_where_the_environment_is_silent(tmp_path, monk
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     if text is not None:
         configure(tmp_path, text)
-    assert backend._configured() == (HERE if text and HERE in text else None)
+    assert selection.configured() == (HERE if text and HERE in text else None)
     monkeypatch.setenv("KERAS_BACKEND", "torch")  # the environment wins
-    assert backend._configured() == "torch"
+    assert selection.configured() == "torch"
 
 
 def test_an_installed_backend_is_found_without_a_choice(tmp_path):
     """Keras writes "tensorflow" into its file at the first import, whatever is installed."""
     configure(tmp_path, json.dumps({"backend": "tensorflow"}))
     code = "import keras_dit, keras; print(keras.config.backend())"
-    installed = [name for name in NAMES if backend._installed(name)]
+    installed = [name for name in NAMES if selection.installed(name)]
     expected = "tensorflow" if "tensorflow" in installed else installed[0]
     assert run(code, tmp_path, KERAS_BACKEND="unset").stdout.strip() == expected
 

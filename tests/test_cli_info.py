@@ -5,6 +5,7 @@ import pytest
 import keras_dit
 from keras_dit.cli import main
 
+COMMANDS = ("demo", "train", "sample", "convert", "info", "bench")
 # Parameters of facebookresearch/DiT's networks; multiply-adds of table 4 of the paper, which
 # counts neither biases nor activations.
 PARAMETERS = {
@@ -60,7 +61,7 @@ def test_another_picture_and_other_classes_change_what_they_must(capsys):
     assert row[4:] == [f"{parameters * 4 / 1e9:.2f}", "GB", f"{parameters * 20 / 1e9:.2f}", "GB"]
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "sample", "info", "bench"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example_that_the_parser_takes(command, capsys):
     with pytest.raises(SystemExit) as done:
         main([command, "--help"])
@@ -81,5 +82,5 @@ def test_the_help_of_all_names_every_command(capsys):
         main(["--help"])
     assert done.value.code == 0
     shown = capsys.readouterr().out
-    assert all(f"\n    {name} " in shown for name in ("demo", "train", "sample", "info", "bench"))
+    assert all(f"\n    {name} " in shown for name in COMMANDS)
     assert "KERAS_BACKEND" in shown

@@ -143,13 +143,31 @@ def test_more_steps_than_the_table_has_are_refused_and_a_flow_has_no_limit():
     assert np.isfinite(sample(schedule=RectifiedFlow(), steps=1001)).all()
 
 
-@pytest.mark.parametrize("schedule", [LinearBeta(), RectifiedFlow()], ids=str)
-def test_gaussian_data_come_out_with_their_deviation(schedule):
-    x = sampler.initial_noise(0, range(4000), (1,))
-    for solver in (solvers.DDIM(), solvers.DDIM(1.0), solvers.DDPM(), solvers.Heun()):
-        result = sample(x=x, schedule=schedule, steps=100, solver=solver)
-        assert abs(result.std() - 0.5) < 0.03
-        assert abs(result.mean()) < 0.03
+SECOND_ORDER = [
+    solvers.Heun(),
+    solvers.DPMSolverPP2M(),
+    solvers.DPMSolverPP3M(),
+    solvers.UniPC(2),
+    solvers.UniPC(3),
+]
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [LinearBeta(), schedules.ZeroTerminalSNR(), RectifiedFlow(), schedules.EDM()],
+    ids=str,
+)
+def test_twenty_steps_on_the_schedules_own_grid_are_enough(schedule):
+    """Data of deviation 0.5 come out so, from noise whose mean is 0 and deviation 1."""
+    x = sampler.initial_noise(0, range(200), (1,))
+    x = (x - x.mean()) / x.std()
+    for solver in SECOND_ORDER:
+        result = sample(x=x, schedule=schedule, steps=20, solver=solver)
+        assert abs(result.std() - 0.5) < 0.03, solver
+        assert abs(result.mean()) < 1e-4, solver
+    # Five standard errors of 200 samples are 0.125.
+    result = sample(x=x, schedule=schedule, steps=20, solver=solvers.DPMSolverPP2MSDE())
+    assert abs(result.std() - 0.5) < 0.15
 
 
 # generate
@@ -166,27 +184,37 @@ def diffusion(num_classes=3, **settings):
     return keras_dit.Diffusion(network, prediction=keras_dit.predictions.V(), **settings)
 
 
-@pytest.mark.parametrize("solver", [solvers.DDIM(), solvers.DDPM(), solvers.Heun()], ids=str)
-@pytest.mark.parametrize("guide", [guidance.Unguided(), guidance.ClassifierFree(2.0)], ids=str)
+# A step is compiled for each batch size, so that these tests stay with few of them.
+GUIDED = guidance.ClassifierFree(2.0)
+
+
+@pytest.mark.parametrize(
+    "solver, guide",
+    [
+        (solvers.DDPM(), guidance.Unguided()),
+        (solvers.Heun(), GUIDED),
+        (solvers.DPMSolverPP3M(), GUIDED),
+    ],
+    ids=str,
+)
 def test_generate_is_sample_with_the_same_pieces(solver, guide):
-    model, labels = diffusion(), np.array([0, 1, 2], "int32")
+    model, labels = diffusion(), np.array([0, 1], "int32")
     pictures = model.generate(labels=labels, steps=4, solver=solver, guidance=guide, seed=3)
     denoiser = Denoiser(model.network, model.schedule, model.prediction)
     denoise = guide(denoiser, ops.convert_to_tensor(labels))
     plain = keras_dit.backend.compile_inference(denoise)
-    expected = sample(plain, noise(seed=3), steps=4, solver=solver, seed=3)
+    expected = sample(plain, noise(2, seed=3), steps=4, solver=solver, seed=3)
     np.testing.assert_allclose(pictures, model.codec.decode(expected), atol=1e-5)
 
 
 def test_pictures_do_not_depend_on_the_batch_size():
-    labels = [0, 1, 2, None, 1]
+    labels = [0, 1, None]
     settings = {"labels": labels, "steps": 3, "solver": solvers.DDPM(), "seed": 1}
     whole = diffusion().generate(**settings)
-    assert whole.shape == (5, *SHAPE)
+    assert whole.shape == (3, *SHAPE)
     assert whole.dtype == np.float32
-    for batch_size in (1, 2, 3):
-        part = diffusion().generate(batch_size=batch_size, **settings)
-        np.testing.assert_allclose(part, whole, atol=1e-5)
+    part = diffusion().generate(batch_size=2, **settings)  # 2 and 1
+    np.testing.assert_allclose(part, whole, atol=1e-5)
 
 
 def test_no_label_is_the_null_label_and_scale_0_is_unconditional():
@@ -206,23 +234,23 @@ def test_generate_refuses_steps_that_make_no_run(steps):
 
 
 def test_generate_decodes_into_the_codecs_range():
-    bytes_ = diffusion(codec=keras_dit.codecs.Pixels(0, 255)).generate(labels=[0, 1], steps=2)
-    unit = diffusion().generate(labels=[0, 1], steps=2)
+    bytes_ = diffusion(codec=keras_dit.codecs.Pixels(0, 255)).generate(labels=[0, 1], steps=1)
+    unit = diffusion().generate(labels=[0, 1], steps=1)
     np.testing.assert_allclose(bytes_, (unit + 1) * 127.5, atol=1e-2)
 
 
 def test_the_callback_of_generate_is_called_for_every_batch():
     seen = []
     diffusion().generate(
-        labels=[0, 1, 2], steps=2, batch_size=2, callback=lambda *call: seen.append(call)
+        labels=[0, 1, 2, 0], steps=2, batch_size=2, callback=lambda *call: seen.append(call)
     )
-    assert [(step, len(x_t)) for step, _, x_t, _ in seen] == [(0, 2), (1, 2), (0, 1), (1, 1)]
+    assert [(step, len(x_t)) for step, _, x_t, _ in seen] == [(0, 2), (1, 2), (0, 2), (1, 2)]
 
 
 def test_the_grid_says_which_times_are_visited():
     trajectory = sampler.Trajectory()
     grid = schedules.ArrayGrid([1.0, 0.3])
-    diffusion().generate(labels=[0], grid=grid, callback=trajectory)
+    diffusion().generate(labels=[0, 1], grid=grid, callback=trajectory)
     np.testing.assert_allclose(trajectory.t, [1.0, 0.3], atol=1e-7)
     with pytest.raises(ValueError, match="steps must be the grid's 2"):
         diffusion().generate(labels=[0], grid=grid, steps=3)
@@ -248,7 +276,7 @@ def test_a_grid_that_does_not_fall_is_refused():
 def test_each_picture_may_have_a_seed_of_its_own():
     """It is then the first picture of that seed, wherever it stands."""
     settings = {"steps": 3, "solver": solvers.DDPM()}
-    several = diffusion().generate(labels=[1, 1, 2], seed=[5, 9, 5], batch_size=2, **settings)
+    several = diffusion().generate(labels=[1, 1, 2], seed=[5, 9, 5], batch_size=1, **settings)
     for i, (label, seed) in enumerate([(1, 5), (1, 9), (2, 5)]):
         alone = diffusion().generate(labels=[label], seed=seed, **settings)
         np.testing.assert_allclose(several[i], alone[0], atol=1e-5)
@@ -259,26 +287,22 @@ def test_each_picture_may_have_a_seed_of_its_own():
 
 
 def test_each_picture_may_have_a_scale_of_its_own():
-    settings = {"steps": 3, "seed": 1}
-    scales = [0.0, 1.0, 4.0]
-    several = diffusion().generate(
-        labels=[0, 1, 2], guidance=guidance.ClassifierFree(scales), batch_size=2, **settings
-    )
+    settings = {"labels": [0, 1, 2, 0], "steps": 3, "seed": 1, "batch_size": 2}
+    scales = [0.0, 0.5, 4.0, 2.0]
+    several = diffusion().generate(guidance=guidance.ClassifierFree(scales), **settings)
     for i, scale in enumerate(scales):
-        one = diffusion().generate(
-            labels=[0, 1, 2], guidance=guidance.ClassifierFree(scale), **settings
-        )
+        one = diffusion().generate(guidance=guidance.ClassifierFree(scale), **settings)
         np.testing.assert_allclose(several[i], one[i], atol=1e-5)
 
 
-@pytest.mark.parametrize("solver", [solvers.DDIM(), solvers.Heun()], ids=str)
-def test_interval_guidance_is_the_same_with_and_without_the_steps_that_it_saves(solver):
-    model, labels = diffusion(), np.array([0, 1, 2], "int32")
+def test_interval_guidance_is_the_same_with_and_without_the_steps_that_it_saves():
+    """Heun looks at two times a step, of which one may lie in the interval alone."""
+    model, labels, solver = diffusion(), np.array([0, 1], "int32"), solvers.Heun()
     guide = guidance.ClassifierFree(guidance.Interval(4.0, 0.3, 0.8))
     pictures = model.generate(labels=labels, steps=5, solver=solver, guidance=guide, seed=3)
     denoise = guide(model.denoiser(), ops.convert_to_tensor(labels))
     plain = keras_dit.backend.compile_inference(denoise)
-    expected = sample(plain, noise(seed=3), steps=5, solver=solver)
+    expected = sample(plain, noise(2, seed=3), steps=5, solver=solver)
     np.testing.assert_allclose(pictures, model.codec.decode(expected), atol=1e-5)
 
 
@@ -287,10 +311,10 @@ def test_autoguidance_uses_the_weak_networks_average_as_it_is_now():
     guide = guidance.Autoguidance(2.0, weak=other.denoiser())
 
     def pictures():
-        return model.generate(labels=[0, 1], steps=2, guidance=guide, seed=3)
+        return model.generate(labels=[0, 1], steps=1, guidance=guide, seed=3)
 
     same = pictures()  # the two networks are alike
-    np.testing.assert_allclose(same, model.generate(labels=[0, 1], steps=2, seed=3), atol=1e-5)
+    np.testing.assert_allclose(same, model.generate(labels=[0, 1], steps=1, seed=3), atol=1e-5)
     average = other.average.values[-1]
     average.assign(average + 0.3)
     assert np.abs(pictures() - same).max() > 0.01
@@ -301,11 +325,11 @@ def test_autoguidance_uses_the_weak_networks_average_as_it_is_now():
 def test_a_trajectory_holds_every_step_of_every_batch():
     trajectory = sampler.Trajectory()
     pictures = diffusion().generate(
-        labels=[0, 1, 2], steps=4, batch_size=2, callback=trajectory, seed=1
+        labels=[0, 1, 2, 0], steps=4, batch_size=2, callback=trajectory, seed=1
     )
-    assert trajectory.x_t.shape == trajectory.x0.shape == (4, 3, *SHAPE)
+    assert trajectory.x_t.shape == trajectory.x0.shape == (4, 4, *SHAPE)
     np.testing.assert_allclose(trajectory.t, [1.0, 0.75, 0.5, 0.25], atol=1e-6)
-    np.testing.assert_allclose(trajectory.x_t[0], noise(seed=1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(trajectory.x_t[0], noise(4, seed=1), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(pictures, np.clip(trajectory.x0[-1], -1, 1), atol=1e-6)
 
 
@@ -320,14 +344,14 @@ def interrupt_at(call):
 
 
 def test_an_interrupted_run_returns_what_there_is():
-    settings = {"labels": [0, 1, 2], "steps": 3, "batch_size": 2, "seed": 1}
+    settings = {"labels": [0, 1, 2, 0], "steps": 3, "batch_size": 2, "seed": 1}
     trajectory = sampler.Trajectory()
     whole = diffusion().generate(callback=trajectory, **settings)
-    with pytest.warns(UserWarning, match="2 of 3 pictures are finished, 1 are estimates"):
+    with pytest.warns(UserWarning, match="2 of 4 pictures are finished, 2 are estimates"):
         part = diffusion().generate(callback=interrupt_at(4), **settings)
     np.testing.assert_allclose(part[:2], whole[:2], atol=1e-6)
     np.testing.assert_allclose(part[2:], trajectory.x0[1, 2:].clip(-1, 1), atol=1e-6)
-    with pytest.warns(UserWarning, match="0 of 3 pictures are finished, 2 are estimates"):
+    with pytest.warns(UserWarning, match="0 of 4 pictures are finished, 2 are estimates"):
         part = diffusion().generate(callback=interrupt_at(0), **settings)
     np.testing.assert_allclose(part, trajectory.x0[0, :2].clip(-1, 1), atol=1e-6)
 

@@ -37,7 +37,8 @@ class Checkpoint(keras.callbacks.Callback):
 
     Args:
         folder: where the checkpoints are; created if missing.
-        every: seconds of training between two checkpoints, at least; 0: one after each step.
+        every: seconds of training between two checkpoints, at least; 0: one after each step; None:
+            a minute, and fifty times what the last one took, so that saving costs a few percent
         keep: how many are kept, the newest, beside the best.
         resume: whether to go on from the newest checkpoint of the folder, if it has one. The model
             and the data have to be those of the run; without a checkpoint the training begins.
@@ -50,15 +51,16 @@ class Checkpoint(keras.callbacks.Callback):
         Interrupted: in `fit`, after Ctrl-C or SIGTERM.
     """
 
-    def __init__(self, folder, every=60.0, keep=3, resume=False):
+    def __init__(self, folder, every=None, keep=3, resume=False):
         super().__init__()
         if keep < 1:
             raise ValueError(f"keep must be 1 or more. Received: keep={keep}")
-        if not every >= 0:
+        if not (every is None or every >= 0):
             raise ValueError(f"every must be 0 or more seconds. Received: every={every}")
         self.folder, self.every, self.keep, self.resume = pathlib.Path(folder), every, keep, resume
         self.epoch = self.step = self.steps = 0  # epochs done, steps done in the next, in all
         self.rows, self.best, self.data = [], math.inf, {}
+        self._cost = 0.0  # seconds of the last save
         self._found = self._metrics = self._saved = self._signal = None
 
     # The place to go on from
@@ -116,13 +118,13 @@ class Checkpoint(keras.callbacks.Callback):
         self.step = batch + 1
         if self.step == self.params["steps"]:
             return  # the end of the epoch follows, with its logs
-        if self._signal or time.monotonic() - self._saved_at >= self.every:
+        if self._signal or self._is_due(self._saved_at):
             self.save()
 
     def on_epoch_end(self, epoch, logs=None):
         self.epoch, self.step = epoch + 1, 0
         self.rows.append({"epoch": epoch, **logs})
-        if self._signal or time.monotonic() - self._epoch_saved_at >= self.every:
+        if self._signal or self._is_due(self._epoch_saved_at):
             self._save_epoch(logs)
 
     def on_train_end(self, logs=None):
@@ -130,6 +132,10 @@ class Checkpoint(keras.callbacks.Callback):
             self._save_epoch(logs)
 
     # Saving
+
+    def _is_due(self, before):
+        every = max(60.0, 50 * self._cost) if self.every is None else self.every
+        return time.monotonic() - before >= every
 
     def _save_epoch(self, logs):
         score = logs.get("val_loss", logs.get("loss", math.inf))
@@ -140,7 +146,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def save(self, best=False):
         """Write a checkpoint now; between two steps."""
-        path = folder.path_of(self.folder, self.steps)
+        start, path = time.monotonic(), folder.path_of(self.folder, self.steps)
         facts = {
             "epoch": self.epoch,
             "step": self.step,
@@ -154,6 +160,7 @@ class Checkpoint(keras.callbacks.Callback):
             folder.mark_best(path)
         folder.prune(self.folder, self.keep)
         self._saved, self._saved_at = path, time.monotonic()
+        self._cost = self._saved_at - start
         if self._signal:
             raise Interrupted(self._signal, path)
 

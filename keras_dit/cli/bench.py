@@ -29,7 +29,7 @@ examples:
 
 
 def add_arguments(command):
-    command.add_argument("preset", nargs="?", default="dit_s_4", choices=PRESETS, metavar="PRESET")
+    command.add_argument("preset", nargs="?", default="dit_s_4", type=common.one_of(PRESETS))
     command.add_argument(
         "--input-shape", default="32,32,3", help="height,width,channels (default: %(default)s)"
     )

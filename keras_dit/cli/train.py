@@ -74,8 +74,8 @@ def add_arguments(command):
     add("--seed", type=common.natural, metavar="N", default=0, help=default)
     add("--dtype", default="float32", help="a Keras policy, such as mixed_bfloat16")
     add("--remat", action="store_true", help="less memory for a third more arithmetic")
-    seconds = f"between two checkpoints, at least ({default})"
-    add("--checkpoint-every", type=common.finite, metavar="SECONDS", default=60.0, help=seconds)
+    seconds = "between two checkpoints, at least (default: 60, and 50 times what one takes)"
+    add("--checkpoint-every", type=common.finite, metavar="SECONDS", help=seconds)
     add("--sample-every", **{**count, "metavar": "EPOCHS"}, help="pictures on the way")
 
 

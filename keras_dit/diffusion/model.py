@@ -352,7 +352,7 @@ class Diffusion(keras.Model):
         """A copy of the network with the weights that `generate` uses, such as for an export."""
         self._start_average()
         copy = type(self.network).from_config(self.network.get_config())
-        for variable, value in zip(copy.variables, self._sampling_values(), strict=True):
+        for variable, value in zip(copy.variables, self.denoiser().values(), strict=True):
             variable.assign(ops.convert_to_numpy(value))
         return copy
 

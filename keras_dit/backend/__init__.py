@@ -1,0 +1,44 @@
+"""The only place that knows jax, torch and tensorflow apart.
+
+Everything else of the package is `keras.ops`. What differs between backends, and therefore
+stands here: which one is used, how a function is compiled and a step of training made, the form of
+an operation that each runs best, and facts about memory and devices.
+"""
+
+from keras_dit.backend.selection import BACKEND  # isort: skip  # it settles the backend for all
+from keras_dit.backend.compiling import compile_inference, jit_compile_training
+from keras_dit.backend.devices import device_name, is_out_of_memory, peak_memory, synchronize
+from keras_dit.backend.operations import (
+    attention,
+    linear,
+    linear_gelu,
+    modulated_layer_norm,
+    multiply_add,
+)
+from keras_dit.backend.training import (
+    apply_gradients,
+    assign_if,
+    fuse_optimizer,
+    move_averages,
+    train_step,
+)
+
+__all__ = [
+    "BACKEND",
+    "apply_gradients",
+    "assign_if",
+    "attention",
+    "compile_inference",
+    "device_name",
+    "fuse_optimizer",
+    "is_out_of_memory",
+    "jit_compile_training",
+    "linear",
+    "linear_gelu",
+    "modulated_layer_norm",
+    "move_averages",
+    "multiply_add",
+    "peak_memory",
+    "synchronize",
+    "train_step",
+]

@@ -1,0 +1,55 @@
+"""What computes, and how much memory it takes."""
+
+import sys
+
+from keras_dit.backend.selection import BACKEND
+
+if BACKEND == "jax":
+    import jax
+elif BACKEND == "torch":
+    import torch
+else:
+    import tensorflow as tf
+
+
+def synchronize(result):
+    """Wait until `result` has been computed, so that a clock read next is right."""
+    if BACKEND == "jax":
+        jax.block_until_ready(result)
+    elif BACKEND == "torch":
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+    elif tf.config.list_physical_devices("GPU"):
+        tf.experimental.sync_devices()  # on a CPU an operation returns when it is done
+
+
+def peak_memory():
+    """The most bytes held so far: of the GPU's memory where one computes, else of the process."""
+    if BACKEND == "jax" and jax.default_backend() != "cpu":
+        return jax.devices()[0].memory_stats()["peak_bytes_in_use"]
+    if BACKEND == "torch" and torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    if BACKEND == "tensorflow" and tf.config.list_physical_devices("GPU"):
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"]
+    import resource  # not on Windows
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def is_out_of_memory(error):
+    """Whether an error says that host or device memory did not suffice."""
+    signs = "RESOURCE_EXHAUSTED", "out of memory", "can't allocate memory", "OOM when allocating"
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
+
+
+def device_name():
+    """The device that computes, in words, such as "cpu" or "NVIDIA A100-SXM4-40GB"."""
+    if BACKEND == "jax":
+        return jax.devices()[0].device_kind
+    if BACKEND == "torch":
+        return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return "cpu"
+    return tf.config.experimental.get_device_details(gpus[0]).get("device_name", "gpu")

@@ -1,0 +1,173 @@
+"""What a step of training is made of."""
+
+import functools
+import math
+
+import keras
+from keras import ops
+
+from keras_dit.backend.selection import BACKEND
+
+if BACKEND == "jax":
+    import jax
+elif BACKEND == "torch":
+    import torch
+else:
+    import tensorflow as tf
+
+
+def train_step(model, *arguments):
+    """One step of `fit`, in the form that each of Keras's trainers asks for.
+
+    Args:
+        model: a Keras model with two methods of plain `keras.ops`: `training_loss(data)`, a scalar
+            tensor, and `learn(loss, gradients, data)`, which assigns to variables and returns
+            the logs.
+        *arguments: of the trainer's `train_step`: (state, data) on JAX, else (data,).
+
+    Returns:
+        What the trainer's `train_step` returns.
+
+    Reference:
+        Keras guides: Customizing what happens in `fit()`, one for each backend.
+    """
+    if BACKEND == "jax":
+        return _train_step_jax(model, *arguments)
+    (data,) = arguments
+    variables = model.trainable_variables
+    if BACKEND == "torch":
+        model.zero_grad()
+        loss = model.training_loss(data)
+        model.optimizer.scale_loss(loss).backward()
+        with torch.no_grad():
+            return model.learn(loss.detach(), [v.value.grad for v in variables], data)
+    with tf.GradientTape() as tape:
+        loss = model.training_loss(data)
+        scaled = model.optimizer.scale_loss(loss)
+    gradients = tape.gradient(scaled, [v.value for v in variables])
+    # Those of a table are sparse; dense they are like all others.
+    gradients = [None if g is None else tf.convert_to_tensor(g) for g in gradients]
+    return model.learn(loss, gradients, data)
+
+
+def _train_step_jax(model, state, data):
+    groups = (
+        model.trainable_variables,
+        model.non_trainable_variables,
+        model.optimizer.variables,
+        model.metrics_variables,
+    )
+    variables = [v for group in groups for v in group]
+    rest = [value for values in state[1:] for value in values]
+
+    def objective(trainable):
+        with keras.StatelessScope(list(zip(variables, [*trainable, *rest]))) as scope:
+            loss = model.training_loss(data)
+            scaled = model.optimizer.scale_loss(loss)
+        return scaled, (loss, [scope.get_current_value(v) for v in variables])
+
+    gradients, (loss, values) = jax.grad(objective, has_aux=True)(state[0])
+    with keras.StatelessScope(list(zip(variables, values))) as scope:
+        logs = model.learn(loss, gradients, data)
+    return logs, tuple([scope.get_current_value(v) for v in group] for group in groups)
+
+
+def apply_gradients(optimizer, gradients, variables):
+    """Let the optimizer move the variables; inside `learn` of a `train_step`."""
+    if BACKEND != "jax":
+        optimizer.apply(gradients, variables)
+        return
+    old = [v.value for v in optimizer.variables], gradients, [v.value for v in variables]
+    moved = zip((variables, optimizer.variables), optimizer.stateless_apply(*old))
+    for targets, values in moved:
+        for target, value in zip(targets, values):
+            target.assign(value)
+
+
+def assign_if(condition, update, variables):
+    """Run `update()`, which assigns to the variables, only where a scalar condition holds.
+
+    On JAX it always runs, and what it assigned is chosen or not: XLA puts the choice into the
+    loops that compute it, where a branch would copy every variable.
+    """
+    if BACKEND == "torch":
+        if condition:
+            update()
+    elif BACKEND == "tensorflow":
+        tf.cond(condition, lambda: (update(), 0)[1], lambda: 0)
+    else:
+        old = [v.value for v in variables]
+        update()
+        for variable, value in zip(variables, old):
+            variable.assign(ops.where(condition, variable.value, value))
+
+
+def move_averages(averages, weights, rate):
+    """a ← a + rate (w − a) for each pair of variables, outside any gradient.
+
+    Args:
+        averages: variables, float32.
+        weights: as many variables of any floating dtype.
+        rate: float32 scalar tensor.
+    """
+    if BACKEND == "torch":
+        with torch.no_grad():
+            for average, weight in zip(averages, weights, strict=True):
+                average.value.lerp_(weight.value.to(average.value.dtype), rate)
+        return
+    for average, weight in zip(averages, weights, strict=True):
+        new = ops.stop_gradient(ops.cast(weight, "float32"))
+        average.assign(average + rate * (new - average))
+
+
+def fuse_optimizer(optimizer):
+    """Let torch make a step of Adam or AdamW on a CPU in one pass over memory, not fifteen.
+
+    XLA does so by itself. Any other optimizer stays as it is. The numbers stay too.
+    """
+    if BACKEND != "torch" or getattr(optimizer, "amsgrad", True):
+        return
+    step = getattr(type(optimizer), "_parallel_update_step", None)
+    if step is type(keras.optimizers.Adam())._parallel_update_step:
+        optimizer._parallel_update_step = functools.partial(
+            _fused_adam, optimizer, optimizer._parallel_update_step, optimizer._apply_weight_decay
+        )
+        optimizer._apply_weight_decay = _left_to_the_step
+
+
+def _left_to_the_step(variables):
+    return None
+
+
+def _fused_adam(optimizer, plain_step, plain_decay, gradients, variables, learning_rate):
+    if any(variable.value.is_cuda or variable.dtype != "float32" for variable in variables):
+        plain_decay(variables)
+        return plain_step(gradients, variables, learning_rate)
+    decay = optimizer.weight_decay or 0.0
+    pairs = list(zip(gradients, variables, strict=True))
+    for decayed in (True, False):
+        chosen = [pair for pair in pairs if optimizer._use_weight_decay(pair[1]) == decayed]
+        if chosen:
+            _fused_adam_step(optimizer, chosen, float(learning_rate), decay if decayed else 0.0)
+    return None
+
+
+def _fused_adam_step(optimizer, pairs, learning_rate, weight_decay):
+    indices = [optimizer._get_variable_index(variable) for _, variable in pairs]
+    step = float(optimizer.iterations.value) + 1.0
+    torch._fused_adamw_(
+        [variable.value for _, variable in pairs],
+        [gradient for gradient, _ in pairs],
+        [optimizer._momentums[i].value for i in indices],
+        [optimizer._velocities[i].value for i in indices],
+        [],
+        [torch.tensor(step)] * len(pairs),
+        lr=learning_rate,
+        beta1=optimizer.beta_1,
+        beta2=optimizer.beta_2,
+        weight_decay=weight_decay,
+        # Keras adds epsilon before the second moment is corrected, torch after it.
+        eps=optimizer.epsilon / math.sqrt(1.0 - optimizer.beta_2**step),
+        amsgrad=False,
+        maximize=False,
+    )
