@@ -9,7 +9,7 @@ from keras import ops
 
 import keras_dit
 from keras_dit import codecs, predictions, schedules, weights
-from keras_dit.weights import torch_files
+from keras_dit.weights import facebook_dit, torch_files
 from keras_dit.weights.stored import Stored
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
@@ -331,6 +331,17 @@ def test_train_py_says_whether_it_was_dit_s_or_sit_s(tmp_path):
     misnamed.write_bytes((FILES / "train.pt").read_bytes())
     diffusion = keras_dit.Diffusion.from_preset(misnamed, num_heads=2)
     assert diffusion.schedule == schedules.LinearBeta()
+
+
+@pytest.mark.parametrize("other", [{"path_type": "GVP"}, {"prediction": "score"}])
+def test_a_sit_of_another_process_is_not_taken_for_the_published_one(other):
+    network = keras_dit.DiTModel((4, 4, 4), 2, 8, 1, 2, num_classes=2)
+    settings = {"model": "SiT-XL/2", "path_type": "Linear", "prediction": "velocity"}
+    process = facebook_dit._process(settings, "sit.pt")(network)
+    assert process["schedule"] == schedules.ReversedFlow()
+    ((name, value),) = other.items()
+    with pytest.raises(ValueError, match=f"sit.pt was trained with {name}={value}"):
+        facebook_dit._process(settings | other, "sit.pt")(network)
 
 
 def test_parts_of_the_process_may_be_given(tmp_path):

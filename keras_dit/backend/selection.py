@@ -35,7 +35,7 @@ def configured():
     home = pathlib.Path(os.environ.get("KERAS_HOME") or pathlib.Path.home() / ".keras")
     try:
         name = json.loads((home / "keras.json").read_text())["backend"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     # Keras writes "tensorflow" there at its first import, whatever is installed.
     return name if name != "tensorflow" or installed(name) else None

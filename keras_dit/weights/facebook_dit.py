@@ -114,10 +114,28 @@ def _inferred(shapes):
     return config
 
 
+# Of SiT's train.py: what the published networks were trained with.
+_SIT = {"path_type": "Linear", "prediction": "velocity"}
+
+
 def _process(settings, path):
     """DiT's or SiT's: as train.py's settings say, else, since nothing inside does, as the name."""
     name = str(settings.get("model") or pathlib.Path(path).name)
-    return flow if name.lower().startswith("sit") else ddpm
+    if not name.lower().startswith("sit"):
+        return ddpm
+    other = [f"{key}={settings[key]}" for key in _SIT if settings.get(key, _SIT[key]) != _SIT[key]]
+    return _refused(path, other) if other else flow
+
+
+def _refused(path, settings):
+    def process(network):
+        raise ValueError(
+            f"{path} was trained with {', '.join(settings)}, of which only the network can be "
+            "loaded: DiTModel.from_preset. Diffusion.from_preset knows SiT's linear path and "
+            "velocity"
+        )
+
+    return process
 
 
 def export(network, path):
