@@ -62,7 +62,8 @@ def test_on_unit_data_and_a_vp_schedule_it_is_minus_v():
 def test_its_factors_are_those_of_the_paper():
     """Karras et al. (2022), table 1: c_skip, c_out and c_in for α = 1."""
     sigma = np.array([0.002, 0.1, 1.0, 80.0])
-    rates = keras_dit.Rates(*map(ops.convert_to_tensor, np.stack([sigma, 1 + 0 * sigma, sigma])))
+    rates = np.stack([sigma, 1 + 0 * sigma, sigma]).astype("float32")
+    rates = keras_dit.Rates(*map(ops.convert_to_tensor, rates))
     x = ops.ones((4, 1))
     part = Preconditioned(S)
     c_in, c_skip, both = numpy(
