@@ -11,7 +11,7 @@ PACKAGE = pathlib.Path(keras_dit.__file__).parent
 FLOORS = (
     {"serialization"},  # what the ground floor stands on
     {"backend", "schedules", "images"},
-    {"predictions", "gaussian", "probability_flow", "layers", "datasets", "metrics"},
+    {"predictions", "gaussian", "layers", "datasets", "metrics"},
     {"objectives", "solvers", "guidance", "conditioning", "codecs"},
     {"dit", "denoiser"},
     {"sampler", "weights", "checkpoints"},

@@ -14,8 +14,8 @@ and taken by the sampler. Steps are plain arithmetic, so they run on tensors and
 
 from dataclasses import dataclass
 
-from keras_dit import probability_flow as flow
 from keras_dit.serialization import Configurable, register
+from keras_dit.solvers import probability_flow as flow
 
 
 class Solver(Configurable):
