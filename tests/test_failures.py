@@ -133,9 +133,9 @@ def test_the_loss_of_an_epoch_is_that_of_the_applied_steps(model):
 
 
 def test_many_in_a_row_end_the_training_and_name_the_step(model, tmp_path):
-    count = MOST_IN_A_ROW + 5
+    count = 2 * MOST_IN_A_ROW + 5  # they are looked at so many at a time
     data = Batches(count, dict.fromkeys(range(2, count), NAN))
-    message = rf"stopped at step {MOST_IN_A_ROW + 2} of epoch 1: .*learning rate"
+    message = rf"stopped at step {2 * MOST_IN_A_ROW} of epoch 1: .*learning rate"
     before = numbers(model)["optimizer/adam_w/iteration"]
     with pytest.raises(FloatingPointError, match=message):
         model.fit(data, verbose=0, callbacks=[checkpoints.Checkpoint(tmp_path, every=0)])

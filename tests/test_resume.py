@@ -144,6 +144,21 @@ def test_arrays_go_on_too(begin, tmp_path):
     assert_same(ends[0][1], ends[1][1])
 
 
+def test_other_callbacks_go_on_counting(begin, tmp_path):
+    """Patience runs out in the epoch in which it would have without the kill, arguments stay."""
+
+    def fit(place, patience, *more):
+        stop = keras.callbacks.EarlyStopping("loss", min_delta=1e9, patience=patience)
+        callbacks = [stop, Checkpoint(tmp_path / place, every=0, resume=True), *more]
+        return begin.fit(batches(), epochs=9, verbose=0, callbacks=callbacks).epoch
+
+    with pytest.raises(KilledError):
+        fit("a", 3, KillAt(2 * STEPS + 2))
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert fit("a", 3) == [0, 1, 2, 3]
+    assert fit("b", 4) == [0, 1, 2, 3, 4]
+
+
 class Plain(keras.utils.PyDataset):
     """Data that knows no places."""
 

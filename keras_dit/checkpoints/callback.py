@@ -1,6 +1,7 @@
 """The callback that saves a training, at times and when it is asked to end."""
 
 import contextlib
+import inspect
 import math
 import pathlib
 import signal
@@ -9,6 +10,7 @@ import threading
 import time
 
 import keras
+import numpy as np
 
 from keras_dit.checkpoints import folder, state
 
@@ -30,7 +32,8 @@ class Checkpoint(keras.callbacks.Callback):
     """Saves a training of `Diffusion.fit` whole, so that it can go on bit for bit.
 
     A checkpoint holds weights, average, optimizer, the states of all random numbers, the place in
-    the data, the loss of the epoch so far and the logs of the epochs before it. `best` is the one
+    the data, the loss of the epoch so far, the logs of the epochs before it, and the numbers that
+    other callbacks of `fit` keep, such as how long `EarlyStopping` has waited. `best` is the one
     at the end of an epoch whose val_loss, or else loss, is the lowest of those saved.
 
     Ctrl-C and SIGTERM end the training after the present step, saved; a second one ends it at once.
@@ -60,8 +63,10 @@ class Checkpoint(keras.callbacks.Callback):
         self.folder, self.every, self.keep, self.resume = pathlib.Path(folder), every, keep, resume
         self.epoch = self.step = self.steps = 0  # epochs done, steps done in the next, in all
         self.rows, self.best, self.data = [], math.inf, {}
+        self.others = []  # the other callbacks of the training
         self._cost = 0.0  # seconds of the last save
         self._found = self._metrics = self._saved = self._signal = None
+        self._numbers = []  # of the other callbacks, as they were saved
 
     # The place to go on from
 
@@ -85,6 +90,7 @@ class Checkpoint(keras.callbacks.Callback):
         self._saved, _, facts = self._found
         self.epoch, self.step, self.steps = facts["epoch"], facts["step"], facts["steps"]
         self.rows, self.best = facts["history"], facts["best"]
+        self._numbers = facts.get("callbacks", [])
         return facts
 
     def restore(self):
@@ -98,7 +104,10 @@ class Checkpoint(keras.callbacks.Callback):
             self._metrics = {n: a.copy() for n, a in arrays.items() if n.startswith("metrics/")}
 
     def recall(self):
-        """Put the logs of the epochs done into the history, after it has been cleared."""
+        """Give the history and the other callbacks what they had, after they have begun anew."""
+        for callback, (name, numbers) in zip(self.others, self._numbers, strict=False):
+            if type(callback).__name__ == name:
+                vars(callback).update(numbers)
         self.model.history.epoch = [row["epoch"] for row in self.rows]
         for row in self.rows:
             for name in row.keys() - {"epoch"}:
@@ -154,6 +163,7 @@ class Checkpoint(keras.callbacks.Callback):
             "history": self.rows,
             "best": self.best,
             "data": self.data,
+            "callbacks": [(type(c).__name__, _numbers(c)) for c in self.others],
         }
         state.save(path, self.model, facts)
         if best:
@@ -188,3 +198,11 @@ class Checkpoint(keras.callbacks.Callback):
             for number, handler in before.items():
                 signal.signal(number, handler)
             self._signal = None
+
+
+def _numbers(callback):
+    """The numbers that a callback keeps beside the arguments it was made with."""
+    given = inspect.signature(type(callback).__init__).parameters
+    kinds = (bool, int, float, np.number)
+    kept = {n: v for n, v in vars(callback).items() if n not in given and isinstance(v, kinds)}
+    return {n: v.item() if isinstance(v, np.number) else v for n, v in kept.items()}

@@ -35,6 +35,7 @@ def fit(train, model, checkpoint, data, epochs, callbacks, verbose, **kwargs):
         )
         checkpoint.step = 0
     begin, step = max(checkpoint.epoch, kwargs.pop("initial_epoch", 0)), checkpoint.step
+    checkpoint.others = callbacks
     together = _OneTraining(checkpoint, data, callbacks, epochs, verbose, model)
     kwargs |= {"callbacks": together, "verbose": 0}
     if step:

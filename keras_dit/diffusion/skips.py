@@ -17,24 +17,28 @@ def all_finite(tensors):
 
 
 class StopOnSkips(keras.callbacks.Callback):
-    """Ends `fit` when too many steps in a row were skipped.
+    """Ends `fit` when all of so many steps were skipped.
+
+    It looks every so many steps: reading a number makes the program wait for the device.
 
     Raises:
         FloatingPointError: which names the step. The model is as after the last applied step.
     """
 
     def on_train_begin(self, logs=None):
-        self.total, self.in_a_row = int(ops.convert_to_numpy(self.model.skipped)), 0
+        self.total, self.steps = int(ops.convert_to_numpy(self.model.skipped)), 0
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
-        self.in_a_row = self.in_a_row + 1 if logs["skipped"] > self.total else 0
-        self.total = logs["skipped"]
-        if self.in_a_row == MOST_IN_A_ROW:
+        self.steps += 1
+        if self.steps % MOST_IN_A_ROW:
+            return
+        before, self.total = self.total, int(ops.convert_to_numpy(logs["skipped"]))
+        if self.total - before == MOST_IN_A_ROW:
             raise FloatingPointError(
-                f"training stopped at step {batch + 1} of epoch {self.epoch + 1}: in "
-                f"{MOST_IN_A_ROW} steps in a row the loss or a gradient was not finite, or a label "
-                "out of range. None of them was applied. A lower learning rate helps"
+                f"training stopped at step {batch + 1} of epoch {self.epoch + 1}: in the last "
+                f"{MOST_IN_A_ROW} steps the loss or a gradient was not finite, or a label out of "
+                "range. None of them was applied. A lower learning rate helps"
             )
