@@ -199,6 +199,29 @@ def test_nothing_is_kept_for_gradients():
     assert not value.requires_grad
 
 
+@pytest.mark.skipif(HERE == "torch", reason="torch compiles nothing")
+def test_compiled_programs_serve_the_next_process(tmp_path):
+    """The second one finds all that the first one left, and makes the same pictures."""
+    code = (
+        "import keras, keras_dit; keras.utils.set_random_seed(0); "
+        "network = keras_dit.DiTModel((4, 4, 1), 2, 8, 1, 2); "
+        "network.final.projection.kernel.assign(network.blocks[0].mlp_in.kernel[:, :4]); "
+        "print(keras_dit.Diffusion(network).generate(num_images=1, steps=2).tolist())"
+    )
+    settings = {
+        "KERAS_BACKEND": HERE,
+        "KERAS_DIT_CACHE": str(tmp_path / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    found = []
+    for _ in range(2):
+        done = run(code, tmp_path, **settings)
+        assert done.returncode == 0, done.stderr
+        found.append((done.stdout, {path.name for path in (tmp_path / "cache").rglob("*")}))
+    assert any(name.endswith(("-cache", ".pb")) for name in found[0][1])
+    assert found[0] == found[1]
+
+
 def test_device_facts():
     value = ops.convert_to_tensor(draw(3)) + 1.0
     assert backend.synchronize(value) is None

@@ -1,5 +1,8 @@
 """How a function is compiled."""
 
+import os
+import pathlib
+
 from keras_dit.backend.selection import BACKEND
 
 if BACKEND == "jax":
@@ -8,6 +11,20 @@ elif BACKEND == "torch":
     import torch
 else:
     import tensorflow as tf
+
+
+def _keep_compiled(folder):
+    """Let what one process compiles serve the next ones; torch by default compiles nothing."""
+    folder = pathlib.Path(folder).absolute()
+    if BACKEND == "jax":
+        jax.config.update("jax_compilation_cache_dir", str(folder / "jax"))
+    elif BACKEND == "tensorflow":  # which reads this when it first compiles
+        directory = f"--tf_xla_persistent_cache_directory={folder / 'tensorflow'}"
+        os.environ["TF_XLA_FLAGS"] = f"{os.environ.get('TF_XLA_FLAGS', '')} {directory}"
+
+
+if os.environ.get("KERAS_DIT_CACHE"):
+    _keep_compiled(os.environ["KERAS_DIT_CACHE"])
 
 
 def compile_inference(function, dtype="float32"):
