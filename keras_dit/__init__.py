@@ -4,6 +4,7 @@
 from keras_dit import backend  # noqa: F401, I001
 
 from keras_dit import (
+    caching,
     checkpoints,
     codecs,
     conditioning,
@@ -37,6 +38,7 @@ __all__ = [
     "Diffusion",
     "PatchEmbedding",
     "Rates",
+    "caching",
     "checkpoints",
     "codecs",
     "conditioning",

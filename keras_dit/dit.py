@@ -185,13 +185,28 @@ class DiTModel(keras.Model):
         self.final.build(tokens, conditioning)
 
     def call(self, x, t, y=None, training=None):
+        tokens, conditioning = self.embed(x, t, y, training)  # (B, T, D), (B, D)
+        tokens = self.run_blocks(self.blocks, tokens, conditioning, training)  # (B, T, D)
+        return self.picture(tokens, conditioning)  # (B, H, W, O)
+
+    # The parts of a call, for who runs them otherwise
+
+    def embed(self, x, t, y=None, training=None):
+        """What the first block is given: tokens (B, T, D) and conditioning (B, D)."""
         x = ops.cast(x, self.compute_dtype)
-        tokens = self.patches(x) + ops.cast(self.positions, self.compute_dtype)  # (B, T, D)
-        conditioning = self.condition(ops.shape(x)[0], t, y, training)  # (B, D)
-        for block in self.blocks:
+        tokens = self.patches(x) + ops.cast(self.positions, self.compute_dtype)
+        return tokens, self.condition(ops.shape(x)[0], t, y, training)
+
+    def run_blocks(self, blocks, tokens, conditioning, training=None):
+        """The tokens (B, T, D) after some of the blocks."""
+        for block in blocks:
             run = keras.remat(_caller(block)) if self.remat and training else block
-            tokens = run(tokens, conditioning)  # (B, T, D)
-        return ops.cast(self.final(tokens, conditioning), "float32")  # (B, H, W, O)
+            tokens = run(tokens, conditioning)
+        return tokens
+
+    def picture(self, tokens, conditioning):
+        """The output, float32 (B, H, W, O), of the last block's tokens."""
+        return ops.cast(self.final(tokens, conditioning), "float32")
 
     def condition(self, batch_size, t, y=None, training=None):
         """The conditioning vectors (B, D) of times and labels."""

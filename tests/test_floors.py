@@ -14,7 +14,7 @@ FLOORS = (
     {"predictions", "gaussian", "layers", "datasets", "metrics"},
     {"objectives", "solvers", "guidance", "conditioning", "codecs"},
     {"dit", "denoiser"},
-    {"sampler", "weights", "checkpoints"},
+    {"sampler", "caching", "weights", "checkpoints"},
     {"diffusion"},
     {"__init__"},  # the public names
     {"cli"},

@@ -7,10 +7,10 @@ import json
 import keras
 import pytest
 
-from keras_dit import codecs, guidance, objectives, predictions, schedules, solvers
+from keras_dit import caching, codecs, guidance, objectives, predictions, schedules, solvers
 from keras_dit.serialization import Configurable
 
-MODULES = (codecs, guidance, objectives, predictions, schedules, solvers)
+MODULES = (caching, codecs, guidance, objectives, predictions, schedules, solvers)
 
 
 # What has no defaults.
@@ -38,6 +38,8 @@ def examples():
 
 
 CHANGED = [
+    caching.FirstBlockCache(0.3),
+    caching.PeriodicCache(3),
     codecs.Pixels(0, 255),
     codecs.Latents(2.5),
     guidance.ClassifierFree(1.5, channels=3),

@@ -5,6 +5,7 @@ import warnings
 import keras
 import numpy as np
 
+from keras_dit.caching import Cache, check_network
 from keras_dit.conditioning import check_labels
 
 
@@ -17,6 +18,13 @@ def instance(name, value, default, kind):
             f"Received: {name}={value!r}"
         )
     return value
+
+
+def cache(value, network):
+    """Raise ValueError unless it is None, or a cache that the network can be used with."""
+    if value is not None:
+        instance("caching", value, None, Cache)
+        check_network(network)
 
 
 def requested(labels, num_images, num_classes):

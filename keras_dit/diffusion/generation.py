@@ -1,5 +1,6 @@
 """The batches of `Diffusion.generate`."""
 
+import dataclasses
 import itertools
 import warnings
 
@@ -8,6 +9,7 @@ from keras import ops
 from tqdm.auto import tqdm
 
 from keras_dit import backend, sampler
+from keras_dit.caching import CachedNetwork
 
 
 class Generation:
@@ -19,10 +21,19 @@ class Generation:
 
     def __init__(self, denoiser):
         self.denoiser = denoiser
-        self._compiled = {}  # by solver and form of guidance
+        self._compiled = {}  # by solver, form of guidance and class of cache
 
     def __call__(
-        self, labels, chunks, times, solver, guidance, seed=0, callback=None, verbose=False
+        self,
+        labels,
+        chunks,
+        times,
+        solver,
+        guidance,
+        caching=None,
+        seed=0,
+        callback=None,
+        verbose=False,
     ):
         """Samples of the network.
 
@@ -30,30 +41,33 @@ class Generation:
             labels: int32 (N,), or None.
             chunks: the numbers of each batch's samples, a list of int arrays.
             times: of the run, falling to 0.
-            solver, guidance, seed, callback, verbose: as for `Diffusion.generate`.
+            solver, guidance, caching, seed, callback, verbose: as for `Diffusion.generate`.
 
         Returns:
             numpy (N, ...). After an interruption (Ctrl-C), with a warning, what there is: the
             finished batches, and of the batch under way its last estimates.
         """
         rates = sampler.run_rates(self.denoiser.schedule, times)
-        total = sampler.evaluations(solver, len(rates)) * len(chunks)
+        evaluations = sampler.evaluations(solver, len(rates))  # of a batch
         count = sum(map(len, chunks))
         values = self.denoiser.values()
         done, estimate = [], None
         look = {"desc": "sampling", "unit": "evaluation", "dynamic_ncols": True}
-        with tqdm(total=total, disable=not verbose, **look) as bar:
+        with tqdm(total=evaluations * len(chunks), disable=not verbose, **look) as bar:
             for chunk in chunks:
                 condition = None if labels is None else ops.convert_to_tensor(labels[chunk])
                 step = itertools.count()
+                memory = None if caching is None else caching.start()
 
                 def advance(x, here, there, state, noise, chunk=chunk, step=step, y=condition):
-                    nonlocal estimate
+                    nonlocal estimate, memory
                     i = next(step)
                     looks = 1 if there is None else solver.evaluations
                     form, numbers = guidance.split(chunk, count, times[i : i + looks])
-                    compiled = self._step(solver, form)
-                    result = compiled(values, numbers, y, x, here, there, state, noise)
+                    compiled = self._step(solver, form, type(caching))
+                    *result, memory = compiled(
+                        values, numbers, memory, y, x, here, there, state, noise
+                    )
                     estimate = result[2]
                     bar.update(looks)
                     return result
@@ -65,6 +79,8 @@ class Generation:
                         raise
                     return self._interrupted(done, estimate, count)
                 estimate = None
+                if caching is not None:
+                    bar.set_postfix_str(caching.finish(memory, evaluations))
         return np.concatenate(done)
 
     def _batch(self, advance, chunk, rates, solver, seed, callback):
@@ -85,14 +101,23 @@ class Generation:
         )
         return np.concatenate(done)
 
-    def _step(self, solver, form):
-        """`sampler.take_step`, compiled once for each solver and form of guidance."""
-        key = (solver, form)
+    def _step(self, solver, form, cache):
+        """`sampler.take_step`, compiled once for each solver, form of guidance and class of cache.
+
+        It takes the cache's memory before the condition and returns the new one last.
+        """
+        key = (solver, form, cache)
         if key not in self._compiled:
 
-            def advance(values, numbers, condition, x, here, there, state, noise):
-                denoise = form.bind(numbers)(self.denoiser.bind(values), condition)
-                return sampler.take_step(denoise, solver, x, here, there, state, noise)
+            def advance(values, numbers, memory, condition, x, here, there, state, noise):
+                denoiser = self.denoiser.bind(values)
+                network = denoiser.network
+                if memory is not None:
+                    network = CachedNetwork(network, cache, memory)
+                    denoiser = dataclasses.replace(denoiser, network=network)
+                denoise = form.bind(numbers)(denoiser, condition)
+                result = sampler.take_step(denoise, solver, x, here, there, state, noise)
+                return *result, None if memory is None else network.memory
 
             self._compiled[key] = backend.compile_inference(
                 advance, self.denoiser.network.compute_dtype

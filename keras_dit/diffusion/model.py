@@ -301,6 +301,7 @@ class Diffusion(keras.Model):
         solver=None,
         guidance=None,
         grid=None,
+        caching=None,
         seed=0,
         batch_size=64,
         callback=None,
@@ -323,6 +324,8 @@ class Diffusion(keras.Model):
             solver: a `Solver`; None: `DDIM()`.
             guidance: a `Guidance`; None: `Unguided()`.
             grid: a `TimeGrid`; None: the schedule's.
+            caching: a `Cache`, which leaves out blocks of the network where little changes, such
+                as `caching.PeriodicCache()`; None: none is left out.
             seed: integer of 0 or more; or a list with one for each picture, which then does not
                 depend on its place: it is the first picture of that seed.
             batch_size: how many pictures are made at once, at most.
@@ -341,11 +344,14 @@ class Diffusion(keras.Model):
         guidance = checks.instance("guidance", guidance, Unguided, Guidance)
         times = sampler.run_times(self.schedule, steps, grid)
         sampler.check_seed(seed, count)
+        checks.cache(caching, self.network)
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more. Received: batch_size={batch_size}")
         chunks = np.array_split(np.arange(count), math.ceil(count / batch_size))
         self._start_average()
-        x0 = self._generation(labels, chunks, times, solver, guidance, seed, callback, verbose)
+        x0 = self._generation(
+            labels, chunks, times, solver, guidance, caching, seed, callback, verbose
+        )
         return self.codec.decode(x0)
 
     def sampling_network(self):

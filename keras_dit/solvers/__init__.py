@@ -134,26 +134,16 @@ class Euler(Solver):
 
 @register
 @dataclass(frozen=True)
-class EulerAncestral(Solver):
+class EulerAncestral(DDIM):
     """Euler's method to a lower noise level than asked for, and fresh noise up to it.
 
-    k-diffusion's name and derivation; the step is that of `DDIM` at the same η.
+    k-diffusion's name, derivation and η; the step is that of `DDIM`.
 
     Reference:
         Crowson, k-diffusion (2022), sample_euler_ancestral.
     """
 
     eta: float = 1.0
-
-    def __post_init__(self):
-        _check_fraction("eta", self.eta)
-
-    @property
-    def stochastic(self):
-        return self.eta > 0
-
-    def step(self, denoise, x, here, there, state, noise):
-        return DDIM(self.eta).step(denoise, x, here, there, state, noise)
 
 
 @register
