@@ -13,7 +13,7 @@ from keras_dit.cli import sample
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    network = keras_dit.DiTModel((4, 4, 1), 2, 16, 1, 2, num_classes=3)
+    network = keras_dit.DiTModel((4, 4, 1), 2, 16, 2, 2, num_classes=3)
     rng = np.random.default_rng(0)
     for weight in network.trainable_variables:
         weight.assign(0.2 * rng.standard_normal(weight.shape))
@@ -41,6 +41,8 @@ def test_settings_of_guidance_grid_and_solver_reach_the_pictures(model, tmp_path
         "negative": ["--negative", "1"],
         "none": ["--guidance", "1"],
         "seed": ["--seed", "1"],
+        "cache": ["--cache", "100"],
+        "cache-every": ["--cache-every", "2"],
     }.items():
         out = tmp_path / f"{name}.png"
         assert command(model, out, "--steps", "4", *arguments) == 0
@@ -81,6 +83,8 @@ def test_every_solver_has_a_name():
         ["--guidance", "nan"],
         ["--guidance-rescale", "2"],
         ["--steps", "2000"],
+        ["--cache", "-1"],
+        ["--cache", "0.1", "--cache-every", "2"],
         ["--grid", "leading", "--steps", "1001"],
     ],
 )
