@@ -108,14 +108,14 @@ def add_arguments(command):
         "--cache",
         type=common.finite,
         metavar="THRESHOLD",
-        help="reuse what all blocks but the first added, for each picture as long as the first "
-        "one's share changes by less than this; 0.05 to 0.2 are usual (saves time in small batches)",
+        help="reuse what the blocks after the first added to a picture while what the first adds "
+        "changes by less than this share; usual are 0.05 to 0.2, and small batches",
     )
     cache.add_argument(
         "--cache-every",
         type=common.positive,
         metavar="N",
-        help="the same at all evaluations but every Nth, such as 2 or 3",
+        help="reuse that at all evaluations but every Nth, such as 2 or 3, in batches of any size",
     )
     command.add_argument(
         "--batch-size", type=common.positive, metavar="N", default=64, help="at once, at most"
