@@ -57,7 +57,7 @@ def plot(rows, floor, file):
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
     for name in SOLVERS:
@@ -68,6 +68,8 @@ def plot(rows, floor, file):
     ticks = (*EVALUATIONS, 101, 251)
     axes.set_xticks(ticks, map(str, ticks))
     axes.minorticks_off()
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 1.5, 2, 3, 5)))
+    axes.yaxis.set_major_formatter(ticker.ScalarFormatter())
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(file, dpi=110)

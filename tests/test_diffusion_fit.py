@@ -285,6 +285,38 @@ def test_a_loaded_run_goes_on_as_if_it_had_not_been_saved(tmp_path):
         np.testing.assert_allclose(one, two, atol=1e-6)
 
 
+def test_adam_goes_on_from_a_file(tmp_path):
+    """The outputs are compared: of k's bias, which is in none, Adam makes steps of rounding."""
+    diffusion = fixed(optimizer=keras.optimizers.AdamW(0.01), ema=0.9)
+    diffusion.fit(*data(8), batch_size=4, epochs=2, shuffle=False, verbose=0)
+    diffusion.save(tmp_path / "it.keras")
+    loaded = keras.saving.load_model(tmp_path / "it.keras")
+    assert int(ops.convert_to_numpy(loaded.optimizer.iterations)) == 4
+    x, y = data(8)
+    outputs = []
+    for run in (diffusion, loaded):
+        run.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0)
+        outputs.append(ops.convert_to_numpy(run.network(x, np.full(8, 300.0, "float32"), y)))
+    np.testing.assert_allclose(*outputs, atol=1e-5)
+
+
+def test_dropped_labels_train_the_null_label():
+    """Its row stays as it is without dropout; with remat the same labels are dropped."""
+    trained = {}
+    for dropout, remat in ((0.5, False), (0.0, True), (0.5, True)):
+        keras.utils.set_random_seed(0)
+        diffusion = make(changes={"label_dropout": dropout, "remat": remat})
+        table, final = diffusion.network.label.table, diffusion.network.final
+        for layer in (final.projection, final.modulation):  # at 0 they let no gradient through
+            layer.kernel.assign(layer.kernel + 0.1)
+        before = ops.convert_to_numpy(table)[-1].copy()
+        diffusion.fit(*data(16), batch_size=4, shuffle=False, verbose=0)
+        moved = np.abs(ops.convert_to_numpy(table)[-1] - before).max()
+        assert (moved > 1e-6) == (dropout > 0)
+        trained[dropout, remat] = diffusion
+    assert_same(trained[0.5, False], trained[0.5, True], atol=1e-6)
+
+
 def test_a_file_of_weights_holds_the_average_too(tmp_path):
     diffusion = make(ema=0.9)
     recorded(diffusion)

@@ -53,7 +53,7 @@ def test_the_demo_has_its_seven_sections():
 def test_the_readme_has_a_row_for_each_example():
     rows = (FOLDER / "README.md").read_text()
     for program in FOLDER.glob("*.py"):
-        assert f"examples/{program.name}`" in rows
+        assert f"`python examples/{program.name}" in rows
 
 
 def test_the_demo_runs(tmp_path):
