@@ -149,11 +149,11 @@ def test_a_network_without_classes_and_without_average():
 
 
 def recorded(diffusion, steps=4):
-    """The weights at the start of each step."""
+    """The weights after each step."""
     seen = []
     for _ in range(steps):
-        seen.append(weights_of(diffusion.network))
         diffusion.train_on_batch(*data(4))
+        seen.append(weights_of(diffusion.network))
     return seen
 
 

@@ -85,10 +85,10 @@ def apply_gradients(optimizer, gradients, variables):
 
 
 def assign_if(condition, update, variables):
-    """Run `update()`, which assigns to the variables, only where a scalar condition holds.
+    """Run `update()`, which reads and assigns to the variables, where a scalar condition holds.
 
-    On JAX it always runs, and what it assigned is chosen or not: XLA puts the choice into the
-    loops that compute it, where a branch would copy every variable.
+    On all backends it is a branch. To choose between old and new numbers instead would make XLA
+    copy most of the optimizer's variables: of 440 ms for a step of DiT-S/4 60 went there.
     """
     if BACKEND == "torch":
         if condition:
@@ -97,9 +97,14 @@ def assign_if(condition, update, variables):
         tf.cond(condition, lambda: (update(), 0)[1], lambda: 0)
     else:
         old = [v.value for v in variables]
-        update()
-        for variable, value in zip(variables, old):
-            variable.assign(ops.where(condition, variable.value, value))
+
+        def updated():
+            with keras.StatelessScope(list(zip(variables, old))) as scope:
+                update()
+            return [scope.get_current_value(v) for v in variables]
+
+        for variable, value in zip(variables, jax.lax.cond(condition, updated, lambda: old)):
+            variable.assign(value)
 
 
 def move_averages(averages, weights, rate):
@@ -116,7 +121,10 @@ def move_averages(averages, weights, rate):
                 average.value.lerp_(weight.value.to(average.value.dtype), rate)
         return
     for average, weight in zip(averages, weights, strict=True):
-        new = ops.stop_gradient(ops.cast(weight, "float32"))
+        new = weight.value
+        if BACKEND == "jax":  # else XLA takes a bfloat16 weight before it is rounded
+            new = jax.lax.optimization_barrier(new)
+        new = ops.stop_gradient(ops.cast(new, "float32"))
         average.assign(average + rate * (new - average))
 
 

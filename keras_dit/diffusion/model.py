@@ -31,8 +31,8 @@ class Diffusion(keras.Model):
 
     Next to the weights it keeps their exponential moving average (EMA) in float32, which
     `evaluate` and `generate` use; training never sees it. After n updates the average forgets
-    at the rate min(ema, n / (n + 10)): it starts as a copy and lengthens with the run. The
-    average takes in the weights at the start of each step, so it is one step behind.
+    at the rate min(ema, n / (n + 10)): it starts as a copy and lengthens with the run. It takes in
+    the weights after each step.
 
     A step whose loss or gradient is not finite is not applied: weights, average and optimizer
     stay as they were. The logs of `fit` count such steps as `skipped`; a number of them in a row
@@ -232,15 +232,15 @@ class Diffusion(keras.Model):
     def learn(self, loss, gradients, data):
         """Apply the gradients and move the average, if all is finite; returns the logs."""
         finite = all_finite([loss, *gradients])
-        moved = [*self.trainable_variables, *self.optimizer.variables]
-        if self.average is not None:
-            moved += self.average.variables
+        variables = [*self.variables, *self.optimizer.variables]
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             # It leaves out a step by itself, but has to see it to lower its scale.
-            backend.assign_if(finite, self._move_average, moved)
             self._apply(gradients)
+            backend.assign_if(finite, self._move_average, variables)
         else:
-            backend.assign_if(finite, lambda: (self._move_average(), self._apply(gradients)), moved)
+            backend.assign_if(
+                finite, lambda: (self._apply(gradients), self._move_average()), variables
+            )
         self.skipped.assign(self.skipped + ops.cast(ops.logical_not(finite), "int32"))
         x, *_ = keras.utils.unpack_x_y_sample_weight(data)
         return self._training_logs(loss, finite, ops.shape(x)[0])
@@ -301,11 +301,11 @@ class Diffusion(keras.Model):
         solver=None,
         guidance=None,
         grid=None,
-        caching=None,
         seed=0,
         batch_size=64,
         callback=None,
         verbose=False,
+        caching=None,
     ):
         """Make pictures.
 
@@ -324,14 +324,14 @@ class Diffusion(keras.Model):
             solver: a `Solver`; None: `DDIM()`.
             guidance: a `Guidance`; None: `Unguided()`.
             grid: a `TimeGrid`; None: the schedule's.
-            caching: a `Cache`, which leaves out blocks of the network where little changes, such
-                as `caching.PeriodicCache()`; None: none is left out.
             seed: integer of 0 or more; or a list with one for each picture, which then does not
                 depend on its place: it is the first picture of that seed.
             batch_size: how many pictures are made at once, at most.
             callback: called as callback(step, t, x_t, x0) after each step of each batch, with
                 numpy arrays as the network sees them; `sampler.Trajectory()` keeps them.
             verbose: whether to show a progress bar, which counts evaluations of the network.
+            caching: a `Cache`, which leaves out blocks of the network where little changes, such
+                as `caching.PeriodicCache()`; None: none is left out.
 
         Returns:
             numpy float32 (N, H, W, C) in the codec's range, by default [−1, 1].
