@@ -115,7 +115,7 @@ def test_a_gradient_that_is_not_finite_is_not_applied():
             return loss + ops.sqrt(ops.sum(0.0 * self.network.trainable_weights[0]))
 
     model = Root(keras_dit.DiTModel(**SIZES))
-    model.compile(keras.optimizers.SGD(1.0), jit_compile=BACKEND == "jax")
+    model.compile(keras.optimizers.AdamW(1.0))  # through XLA where that is the default
     before = numbers(model)
     logs = model.train_on_batch(IMAGES, LABELS, return_dict=True)
     after = numbers(model)
