@@ -43,19 +43,25 @@ class Denoiser:
         x = self.prediction.network_input(x_t, rates)
         if self.bound is None and self.average is None:
             return self.network(x, t, condition, training=False)
-        values = self.values() if self.bound is None else self.bound
+        values = self._values(self.average) if self.bound is None else self.bound
         # Every variable is in it, since a scope hides the one around it.
         with keras.StatelessScope(list(zip(self.network.variables, values, strict=True))):
             return self.network(x, t, condition, training=False)
 
     def values(self):
-        """What the network's variables hold for sampling: the average, where there is one.
+        """What the network's variables hold for sampling; not inside a compiled function.
 
-        In the dtype that the network computes in, so that no step of a run casts them again.
+        The average, where there is one; before its first update the weights, which may have been
+        loaded since it was made. In the dtype that the network computes in, so that no step of a
+        run casts them again.
         """
+        begun = self.average is not None and self.average.begun
+        return self._values(self.average if begun else None)
+
+    def _values(self, average):
         averages = {}
-        if self.average is not None:
-            pairs = zip(self.network.weights, self.average.values, strict=True)
+        if average is not None:
+            pairs = zip(self.network.weights, average.values, strict=True)
             averages = {id(weight): average for weight, average in pairs}
         return [self._cast(averages.get(id(v), v)) for v in self.network.variables]
 

@@ -11,7 +11,7 @@ from reference import Reconstruction, path, weights_of
 from test_diffusion import FLOW, data, network
 
 import keras_dit
-from keras_dit import codecs, objectives, predictions, schedules
+from keras_dit import codecs, guidance, objectives, predictions, schedules
 
 
 def make(optimizer=None, changes=None, **options):
@@ -220,6 +220,20 @@ def test_the_average_of_new_weights_is_a_copy():
     diffusion.evaluate(*data(4), verbose=0)
     for name, value in averages(diffusion).items():
         np.testing.assert_array_equal(value, expected[name] + 1)
+
+
+def test_new_weights_generate_before_the_first_step():
+    """And guide: by itself a network is not guided, whatever the scale."""
+    diffusion, plain = make(ema=0.9), make(ema=None)
+    for one, two in zip(diffusion.network.weights, plain.network.weights, strict=True):
+        value = ops.convert_to_numpy(one) + 0.1
+        one.assign(value)
+        two.assign(value)
+    expected = plain.generate([0, 1, 2], steps=2)
+    np.testing.assert_allclose(diffusion.generate([0, 1, 2], steps=2), expected, atol=1e-6)
+    guided = guidance.Autoguidance(3.0, weak=diffusion.denoiser())
+    pictures = plain.generate([0, 1, 2], steps=2, guidance=guided)
+    np.testing.assert_allclose(pictures, expected, atol=1e-5)
 
 
 def test_training_goes_on_after_everything():

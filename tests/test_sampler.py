@@ -308,6 +308,7 @@ def test_interval_guidance_is_the_same_with_and_without_the_steps_that_it_saves(
 
 def test_autoguidance_uses_the_weak_networks_average_as_it_is_now():
     model, other = diffusion(), diffusion(ema=0.5)
+    other.average.updates.assign(1)  # from here on the average counts, not the weights
     guide = guidance.Autoguidance(2.0, weak=other.denoiser())
 
     def pictures():

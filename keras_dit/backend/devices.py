@@ -1,5 +1,6 @@
 """What computes, and how much memory it takes."""
 
+import pathlib
 import sys
 
 from keras_dit.backend.selection import BACKEND
@@ -31,6 +32,10 @@ def peak_memory():
         return torch.cuda.max_memory_allocated()
     if BACKEND == "tensorflow" and tf.config.list_physical_devices("GPU"):
         return tf.config.experimental.get_memory_info("GPU:0")["peak"]
+    status = pathlib.Path("/proc/self/status")
+    if status.exists():  # what getrusage says would include the program that started this one
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
     import resource  # not on Windows
 
     unit = 1 if sys.platform == "darwin" else 1024

@@ -43,8 +43,13 @@ class WeightAverage(keras.layers.Layer):
             shape=shape, initializer="zeros", dtype=dtype, trainable=False, name=name
         )
 
+    @property
+    def begun(self):
+        """Whether it has been updated; not inside a compiled function."""
+        return int(ops.convert_to_numpy(self.updates)) > 0
+
     def restart(self, weights):
-        """Make the average a copy of the weights, as it has to be until the first update."""
+        """Make the average a copy of the weights, which it is before the first update."""
         for average, weight in zip(self.values, weights, strict=True):
             # Through numpy: on JAX two variables that share a buffer cannot be donated.
             average.assign(ops.convert_to_numpy(ops.cast(weight, "float32")))

@@ -215,7 +215,8 @@ class Diffusion(keras.Model):
             x = checks.data(x, y, self.network, self.codec)
         fresh = keras.random.SeedGenerator(seed=0)
         self.evaluation_seed.state.assign(ops.convert_to_numpy(fresh.state))
-        self._start_average()
+        if self.average is not None and not self.average.begun:
+            self.average.restart(self.network.weights)  # they may have been loaded since
         return super().evaluate(x, y, *args, **kwargs)
 
     def call(self, x):
@@ -348,7 +349,6 @@ class Diffusion(keras.Model):
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more. Received: batch_size={batch_size}")
         chunks = np.array_split(np.arange(count), math.ceil(count / batch_size))
-        self._start_average()
         x0 = self._generation(
             labels, chunks, times, solver, guidance, caching, seed, callback, verbose
         )
@@ -356,16 +356,10 @@ class Diffusion(keras.Model):
 
     def sampling_network(self):
         """A copy of the network with the weights that `generate` uses, such as for an export."""
-        self._start_average()
         copy = type(self.network).from_config(self.network.get_config())
         for variable, value in zip(copy.variables, self.denoiser().values(), strict=True):
             variable.assign(ops.convert_to_numpy(value))
         return copy
-
-    def _start_average(self):
-        """Before the first update the average is the weights, which may have been loaded since."""
-        if self.average is not None and int(ops.convert_to_numpy(self.average.updates)) == 0:
-            self.average.restart(self.network.weights)
 
     # Saving
 

@@ -43,12 +43,12 @@ class SelfAttention(keras.layers.Layer):
 
     def call(self, tokens):
         _, length, width = tokens.shape
-        x = self.qkv(tokens)  # (B, T, 3 D)
+        x = self.qkv.call(tokens)  # (B, T, 3 D)
         x = ops.reshape(x, (-1, length, 3, self.num_heads, width // self.num_heads))
         x = ops.transpose(x, (2, 0, 3, 1, 4))  # (3, B, H, T, D/H)
         x = backend.attention(x[0], x[1], x[2])  # (B, H, T, D/H)
         x = ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, length, width))
-        return self.projection(x)  # (B, T, D)
+        return self.projection.call(x)  # (B, T, D)
 
     def compute_output_shape(self, input_shape):
         return input_shape
