@@ -76,6 +76,23 @@ def add_arguments(command):
         metavar="NAME",
         help=f"times to visit: {', '.join(GRIDS)} (default: the schedule's)",
     )
+    _add_guidance_arguments(command)
+    _add_cache_arguments(command)
+    command.add_argument(
+        "--batch-size", type=common.positive, metavar="N", default=64, help="at once, at most"
+    )
+    command.add_argument("--seed", type=common.natural, metavar="N", default=0)
+    command.add_argument(
+        "--out",
+        default="grid.png",
+        metavar="FILE",
+        help=".png for a grid, .npy for the numbers (default: %(default)s)",
+    )
+    command.add_argument("--trajectory", metavar="GIF", help="write how the pictures come about")
+    add_weights_arguments(command)
+
+
+def _add_guidance_arguments(command):
     command.add_argument(
         "--guidance",
         type=common.finite,
@@ -103,6 +120,9 @@ def add_arguments(command):
     command.add_argument(
         "--clip", action="store_true", help="clip each step's estimate to the range of pixels"
     )
+
+
+def _add_cache_arguments(command):
     cache = command.add_mutually_exclusive_group()
     cache.add_argument(
         "--cache",
@@ -117,18 +137,6 @@ def add_arguments(command):
         metavar="N",
         help="reuse that at all evaluations but every Nth, such as 2 or 3, in batches of any size",
     )
-    command.add_argument(
-        "--batch-size", type=common.positive, metavar="N", default=64, help="at once, at most"
-    )
-    command.add_argument("--seed", type=common.natural, metavar="N", default=0)
-    command.add_argument(
-        "--out",
-        default="grid.png",
-        metavar="FILE",
-        help=".png for a grid, .npy for the numbers (default: %(default)s)",
-    )
-    command.add_argument("--trajectory", metavar="GIF", help="write how the pictures come about")
-    add_weights_arguments(command)
 
 
 def add_weights_arguments(command):
