@@ -43,31 +43,20 @@ class Denoiser:
         x = self.prediction.network_input(x_t, rates)
         if self.bound is None and self.average is None:
             return self.network(x, t, condition, training=False)
-        values = self._values(self.average) if self.bound is None else self.bound
-        # Every variable is in it, since a scope hides the one around it.
-        with keras.StatelessScope(list(zip(self.network.variables, values, strict=True))):
+        values = self.bound
+        if values is None:
+            values = sampling_values(self.network, self.average.values)
+        with holding(self.network, values):
             return self.network(x, t, condition, training=False)
 
     def values(self):
         """What the network's variables hold for sampling; not inside a compiled function.
 
         The average, where there is one; before its first update the weights, which may have been
-        loaded since it was made. In the dtype that the network computes in, so that no step of a
-        run casts them again.
+        loaded since it was made.
         """
         begun = self.average is not None and self.average.begun
-        return self._values(self.average if begun else None)
-
-    def _values(self, average):
-        averages = {}
-        if average is not None:
-            pairs = zip(self.network.weights, average.values, strict=True)
-            averages = {id(weight): average for weight, average in pairs}
-        return [self._cast(averages.get(id(v), v)) for v in self.network.variables]
-
-    def _cast(self, variable):
-        is_float = keras.backend.is_float_dtype(variable.dtype)
-        return ops.cast(variable, self.network.compute_dtype if is_float else variable.dtype)
+        return sampling_values(self.network, self.average.values if begun else None)
 
     def bind(self, values):
         """The same with these values, for a compiled function that has them as an argument."""
@@ -76,3 +65,35 @@ class Denoiser:
     def null(self, condition):
         """The condition "no class" for as many samples."""
         return ops.full_like(condition, self.network.num_classes)
+
+
+def sampling_values(network, averages=None):
+    """What a network's variables hold for sampling, a list of tensors.
+
+    Floating ones are in the dtype that their layer computes in, so that no evaluation casts them.
+
+    Args:
+        network: a Keras layer.
+        averages: values for `network.weights` in place of their own, or None.
+    """
+    dtypes = {id(v): v.dtype for v in network.variables}
+    for layer in network._flatten_layers():  # each before those within it
+        floating = (v for v in layer.variables if keras.backend.is_float_dtype(v.dtype))
+        dtypes.update((id(v), layer.compute_dtype) for v in floating)
+    held = {id(v): v for v in network.variables}
+    if averages is not None:
+        weights = (id(weight) for weight in network.weights)
+        held.update(zip(weights, averages, strict=True))
+    return [ops.cast(held[key], dtype) for key, dtype in dtypes.items()]
+
+
+def holding(network, values):
+    """A scope in which a network's variables hold these values, each in its own dtype.
+
+    `StatelessScope(mapping)` would cast them to the variables' dtypes, for the layers to cast
+    them back: two copies of all weights at every evaluation in bfloat16.
+    """
+    scope = keras.StatelessScope()
+    for pair in zip(network.variables, values, strict=True):
+        scope.add_update(pair)
+    return scope

@@ -1,5 +1,6 @@
 """How a function is compiled."""
 
+import collections
 import os
 import pathlib
 
@@ -9,12 +10,13 @@ if BACKEND == "jax":
     import jax
 elif BACKEND == "torch":
     import torch
+    import torch.utils._pytree as pytree
 else:
     import tensorflow as tf
 
 
 def _keep_compiled(folder):
-    """Let what one process compiles serve the next ones; torch by default compiles nothing."""
+    """Let what one process compiles serve the next ones; torch.compile does so by itself."""
     folder = pathlib.Path(folder).absolute()
     if BACKEND == "jax":
         jax.config.update("jax_compilation_cache_dir", str(folder / "jax"))
@@ -27,7 +29,7 @@ if os.environ.get("KERAS_DIT_CACHE"):
     _keep_compiled(os.environ["KERAS_DIT_CACHE"])
 
 
-def compile_inference(function, dtype="float32"):
+def compile_inference(function, dtype="float32", jit_compile="auto"):
     """Compile a pure function of tensors for repeated calls without gradients.
 
     Args:
@@ -35,18 +37,23 @@ def compile_inference(function, dtype="float32"):
             None. It is compiled once for each structure, shape and dtype of its arguments; what
             may change between calls has to be an argument.
         dtype: in which it computes most.
+        jit_compile: True: by the backend's compiler (XLA, torch.compile); False: not by it;
+            "auto": in the form that measures fastest, the time to compile counted.
 
     Returns:
-        A callable with the same signature. JAX: `jax.jit`. TensorFlow: `tf.function` through
-        XLA, but on a CPU without it in bfloat16, where XLA has none of oneDNN's fast products.
-        torch: the function itself, eager, under `inference_mode`.
+        A callable with the same signature. "auto" is `jax.jit` on JAX; on TensorFlow
+        `tf.function` through XLA, but on a CPU without XLA in bfloat16, where it has none of
+        oneDNN's fast products; on torch, from the third call on, the record of the operations
+        that `function` comes to: it takes half a second to make where torch.compile takes 3 to
+        14, and spares what Python does between operations, a seventh of the time of DiT-S/4.
     """
     if BACKEND == "jax":
-        return jax.jit(function)
+        return jax.jit(function) if jit_compile else function
     if BACKEND == "torch":
-        return torch.inference_mode()(function)
-    on_gpu = bool(tf.config.list_physical_devices("GPU"))
-    return _compile_tensorflow(function, xla=on_gpu or dtype != "bfloat16")
+        return _compile_torch(function, jit_compile)
+    if jit_compile == "auto":
+        jit_compile = bool(tf.config.list_physical_devices("GPU")) or dtype != "bfloat16"
+    return _compile_tensorflow(function, jit_compile)
 
 
 def _compile_tensorflow(function, xla):
@@ -61,6 +68,70 @@ def _compile_tensorflow(function, xla):
         return compiled[key](*arguments)
 
     return call
+
+
+def _compile_torch(function, jit_compile):
+    if not jit_compile:
+        return torch.inference_mode()(function)
+    # What a run does but once, such as its last step, does not pay for being recorded.
+    plain_calls = 2 if jit_compile == "auto" else 0
+    calls, compiled = collections.Counter(), {}
+
+    @torch.inference_mode()
+    def call(*arguments):
+        leaves, structure = pytree.tree_flatten(arguments)
+        key = structure, *(None if x is None else (x.shape, x.dtype, x.device) for x in leaves)
+        calls[key] += 1
+        if calls[key] <= plain_calls:
+            return function(*arguments)
+        if key not in compiled:
+            compiled[key] = _recorded(function, leaves, structure, jit_compile)
+        return compiled[key](arguments, leaves)
+
+    return call
+
+
+def _recorded(function, leaves, structure, jit_compile):
+    """(arguments, leaves) -> what `function` gives for them, by a record of its operations.
+
+    A function that cannot be recorded, since it looks at numbers to go on, runs as it is.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    result_structure = None
+
+    def flat(leaves):
+        nonlocal result_structure
+        results = function(*pytree.tree_unflatten(leaves, structure))
+        results, result_structure = pytree.tree_flatten(results)
+        return results
+
+    recorder = make_fx(
+        flat,
+        decomposition_table=_understood_by_torch_compile() if jit_compile is True else None,
+        tracing_mode="fake",  # no number is computed
+        _allow_non_fake_inputs=True,
+    )
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            record = recorder(leaves)
+    except Exception:  # whatever it is that cannot be recorded can be run
+        return lambda arguments, leaves: function(*arguments)
+    record.graph.eliminate_dead_code()
+    record.recompile()
+    if jit_compile is True:
+        record = torch.compile(record, dynamic=False)
+    return lambda arguments, leaves: pytree.tree_unflatten(record(leaves), result_structure)
+
+
+def _understood_by_torch_compile():
+    """What it puts in the place of an operation that it makes itself and does not take."""
+
+    def linear_pointwise(x, weight, bias, activation, _, form):
+        y = torch.nn.functional.linear(x, weight, bias)
+        return y if activation == "none" else torch.nn.functional.gelu(y, approximate=form)
+
+    return {torch.ops.mkldnn._linear_pointwise.default: linear_pointwise}
 
 
 def jit_compile_training():

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from keras_dit import backend
 from keras_dit.cli import common
+from keras_dit.denoiser import holding, sampling_values
 from keras_dit.diffusion import Diffusion
 from keras_dit.dit import PRESETS, DiTModel, multiply_adds, preset_config
 from keras_dit.solvers import DDIM
@@ -134,18 +135,14 @@ def inputs(network, batch_size):
 
 def forward(network, batch_size):
     """A function that runs one forward pass as a sampling run would, compiled for inference."""
-    dtype = network.compute_dtype
-    values = [
-        ops.cast(v, dtype if keras.backend.is_float_dtype(v.dtype) else v.dtype)
-        for v in network.variables
-    ]
+    values = sampling_values(network)
     x, t, y = map(ops.convert_to_tensor, inputs(network, batch_size))
 
     def call(values, x, t, y):
-        with keras.StatelessScope(list(zip(network.variables, values, strict=True))):
+        with holding(network, values):
             return network(x, t, y, training=False)
 
-    compiled = backend.compile_inference(call, dtype)
+    compiled = backend.compile_inference(call, network.compute_dtype)
     return lambda: compiled(values, x, t, y)
 
 
