@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from typing import Any, NamedTuple
@@ -174,7 +175,6 @@ def test_a_compiled_function_takes_and_gives_structures():
         np.testing.assert_allclose(named["sum"], ops.convert_to_numpy(weights[1]).sum(), 1e-6)
 
 
-@pytest.mark.skipif(HERE == "torch", reason="torch runs the function itself")
 def test_a_function_is_traced_once_for_each_shape():
     traces = []
 
@@ -183,12 +183,70 @@ def test_a_function_is_traced_once_for_each_shape():
         return x * rate
 
     compiled = backend.compile_inference(function)
-    for size in (2, 3, 2, 3, 2):
+    for size in (2, 3, 2, 3, 2, 3):
         for rate in (0.5, 0.25):
             x = draw(size)
             value = compiled(ops.convert_to_tensor(x), ops.convert_to_tensor(rate))
             np.testing.assert_array_equal(ops.convert_to_numpy(value), x * np.float32(rate))
-    assert len(traces) == 2
+    # torch: two calls as they are before what they do is recorded
+    assert len(traces) == (6 if HERE == "torch" else 2)
+
+
+@pytest.mark.parametrize("jit_compile", [True, False, "auto"])
+def test_every_form_gives_the_same(jit_compile):
+    if HERE == "torch" and jit_compile is True and not shutil.which("g++"):
+        pytest.skip("torch.compile needs a C++ compiler")
+
+    def function(weights, x, state):
+        hidden = backend.linear_gelu(x, *weights)
+        return hidden, None if state is None else state + ops.sum(hidden)
+
+    compiled = backend.compile_inference(function, jit_compile=jit_compile)
+    kernel, bias, x = draw(5, 4), draw(4), draw(6, 5)
+    y = x.astype("float64") @ kernel + bias
+    expected = 0.5 * y * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)))
+    weights = ops.convert_to_tensor(kernel), ops.convert_to_tensor(bias)
+    for start in (None, 1.0, None, 2.0, None, 3.0, None, 4.0):
+        state = None if start is None else ops.convert_to_tensor(start)
+        hidden, state = compiled(weights, ops.convert_to_tensor(x), state)
+        np.testing.assert_allclose(ops.convert_to_numpy(hidden), expected, rtol=1e-5, atol=1e-5)
+        assert (state is None) == (start is None)
+        if start is not None:
+            assert float(state) == pytest.approx(start + expected.sum(), rel=1e-4)
+
+
+def test_a_branch_is_taken_anew_at_each_call():
+    def function(x):
+        return ops.cond(ops.sum(x) > 0, lambda: 2.0 * x, lambda: -x)
+
+    compiled = backend.compile_inference(function)
+    for sign in (1.0, 1.0, 1.0, -1.0, 1.0, -1.0):
+        x = ops.convert_to_tensor(sign * np.ones(3, "float32"))
+        np.testing.assert_array_equal(ops.convert_to_numpy(compiled(x)), [2.0 if sign > 0 else 1.0] * 3)
+
+
+PAGES = """
+import resource
+from keras import ops
+from keras_dit import backend
+backend.reuse_freed_memory()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+double = backend.compile_inference(lambda x: x * 2.0)
+x = ops.zeros((64, 2**18))  # 64 MiB
+for _ in range(4):
+    start = faults()
+    backend.synchronize(double(x))
+print(faults() - start)
+"""
+
+
+@pytest.mark.skipif(HERE != "jax" or sys.platform != "linux", reason="for JAX under Linux")
+@pytest.mark.parametrize("environment", [{}, {"MALLOC_ARENA_MAX": "8"}])
+def test_freed_memory_is_taken_again(environment, tmp_path):
+    result = run(PAGES, tmp_path, KERAS_BACKEND="jax", **environment)
+    pages = int(result.stdout.split()[-1])
+    assert (pages < 1000) != bool(environment)  # the user's choice stands
 
 
 @pytest.mark.skipif(HERE != "torch", reason="torch alone records what it runs")

@@ -3,6 +3,7 @@
 Fitting from every kind of data, and files, are in test_diffusion_fit.py.
 """
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -10,6 +11,7 @@ from reference import Reconstruction, dit, draw_weights, weights_of
 
 import keras_dit
 from keras_dit import codecs, guidance, predictions, schedules, solvers
+from keras_dit.denoiser import holding, sampling_values
 
 TINY = {"input_shape": (4, 4, 1), "patch_size": 2, "hidden_size": 8, "depth": 1, "num_heads": 2}
 FLOW = {"schedule": schedules.RectifiedFlow(), "prediction": predictions.FlowVelocity()}
@@ -110,6 +112,40 @@ def test_a_picture_depends_on_seed_place_and_label_alone(flow):
     assert np.abs(flow.generate(labels, seed=1, **options) - pictures).max() > 0.1
 
 
+def test_a_picture_does_not_depend_on_what_compiles(flow):
+    options = {"labels": [0, 1], "steps": 6, "solver": solvers.DDIM(eta=1.0)}
+    compiled = flow.generate(**options)
+    np.testing.assert_allclose(flow.generate(**options, jit_compile=False), compiled, atol=1e-5)
+
+
+class Mixed(keras.Model):
+    """A network in bfloat16 with a layer that computes in float32."""
+
+    image_shape, output_channels, num_classes = (4, 4, 1), 1, None
+
+    def __init__(self):
+        super().__init__(dtype="mixed_bfloat16", autocast=False)
+        self.first = keras.layers.Conv2D(4, 3, padding="same", dtype="mixed_bfloat16")
+        self.last = keras.layers.Conv2D(1, 3, padding="same", dtype="float32")
+        self.first.build((None, 4, 4, 1))
+        self.last.build((None, 4, 4, 4))
+        self.built = True
+
+    def call(self, x, t, y=None, training=None):
+        return self.last(self.first(x))
+
+
+def test_each_layer_finds_its_weights_in_its_own_dtype():
+    network = Mixed()
+    values = sampling_values(network)
+    dtypes = [keras.backend.standardize_dtype(value.dtype) for value in values]
+    assert dtypes == ["bfloat16"] * 2 + ["float32"] * 2
+    with holding(network, values):
+        output = network(data()[0], None)
+    np.testing.assert_array_equal(*map(ops.convert_to_numpy, (output, network(data()[0], None))))
+    assert np.isfinite(keras_dit.Diffusion(network, **FLOW).generate(num_images=2, steps=4)).all()
+
+
 def test_no_label_may_be_asked_for_in_three_ways(flow):
     by_number = flow.generate(num_images=2, steps=2)
     np.testing.assert_array_equal(flow.generate([None, None], steps=2), by_number)
@@ -162,6 +198,7 @@ def test_the_callback_sees_every_step(flow):
         ({"num_images": 1, "batch_size": 0}, "batch_size must be 1 or more"),
         ({"num_images": 1, "seed": -1}, "seed must be an integer of 0 or more"),
         ({"num_images": 1, "solver": "ddim"}, "solver must be an object.* Received: solver='ddim'"),
+        ({"num_images": 1, "jit_compile": "xla"}, 'jit_compile must be True, .* Received: \'xla\''),
         ({"num_images": 1, "guidance": 3.0}, "guidance must be an object.* Received: guidance=3.0"),
     ],
 )

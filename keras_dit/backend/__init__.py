@@ -7,7 +7,13 @@ an operation that each runs best, and facts about memory and devices.
 
 from keras_dit.backend.selection import BACKEND  # isort: skip  # it settles the backend for all
 from keras_dit.backend.compiling import compile_inference, jit_compile_training
-from keras_dit.backend.devices import device_name, is_out_of_memory, peak_memory, synchronize
+from keras_dit.backend.devices import (
+    device_name,
+    is_out_of_memory,
+    peak_memory,
+    reuse_freed_memory,
+    synchronize,
+)
 from keras_dit.backend.operations import (
     attention,
     linear,
@@ -39,6 +45,7 @@ __all__ = [
     "move_averages",
     "multiply_add",
     "peak_memory",
+    "reuse_freed_memory",
     "synchronize",
     "train_step",
 ]

@@ -4,6 +4,7 @@ import collections
 import os
 import pathlib
 
+from keras_dit.backend.operations import outside_xla
 from keras_dit.backend.selection import BACKEND
 
 if BACKEND == "jax":
@@ -60,11 +61,16 @@ def _compile_tensorflow(function, xla):
     # One tf.function for each signature: a single one warns of retracing from the fifth on.
     compiled = {}
 
+    def without_xla(*arguments):
+        with outside_xla():
+            return function(*arguments)
+
     def call(*arguments):
         leaves = tf.nest.flatten(arguments)
         key = tuple(None if x is None else (tuple(x.shape), x.dtype) for x in leaves)
         if key not in compiled:
-            compiled[key] = tf.function(function, jit_compile=xla, autograph=False)
+            chosen = function if xla else without_xla
+            compiled[key] = tf.function(chosen, jit_compile=xla, autograph=False)
         return compiled[key](*arguments)
 
     return call

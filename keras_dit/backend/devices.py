@@ -1,5 +1,7 @@
 """What computes, and how much memory it takes."""
 
+import ctypes
+import os
 import pathlib
 import sys
 
@@ -40,6 +42,27 @@ def peak_memory():
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def reuse_freed_memory():
+    """Let this process keep what JAX frees on a CPU, for the next step to take.
+
+    At every step XLA asks for its buffers anew, and glibc gives and takes back large ones page by
+    page: of a training step of DiT-S/2 a tenth of the time. The process then holds up to 1.4 times
+    of the memory. It is for a program that does nothing but train; call it before JAX computes.
+    Nothing happens on other backends, on other systems than Linux with glibc, and where the
+    environment sets the allocator (`MALLOC_...`, `GLIBC_TUNABLES`).
+    """
+    chosen = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
+    if BACKEND != "jax" or sys.platform != "linux" or chosen:
+        return
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "gnu_get_libc_version"):
+        return
+    M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD = -8, -4, -1  # of malloc.h
+    libc.mallopt(M_ARENA_MAX, 1)  # large blocks of other arenas than the first are always mapped
+    libc.mallopt(M_MMAP_MAX, 0)
+    libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def is_out_of_memory(error):

@@ -1,5 +1,7 @@
 """The operations of a network, in the form that each backend runs best."""
 
+import contextlib
+import contextvars
 import functools
 import os
 import pathlib
@@ -12,6 +14,20 @@ if BACKEND == "jax":
     import jax
 elif BACKEND == "torch":
     import torch
+else:
+    import tensorflow as tf
+
+_OUTSIDE_XLA = contextvars.ContextVar("outside XLA", default=False)
+
+
+@contextlib.contextmanager
+def outside_xla():
+    """While this is entered TensorFlow's operations take the forms that run fast without XLA."""
+    token = _OUTSIDE_XLA.set(True)
+    try:
+        yield
+    finally:
+        _OUTSIDE_XLA.reset(token)
 
 
 def attention(q, k, v):
@@ -31,6 +47,9 @@ def attention(q, k, v):
     if BACKEND == "jax" and jax.default_backend() != "cpu":
         q, k, v = (ops.transpose(part, (0, 2, 1, 3)) for part in (q, k, v))
         return ops.transpose(ops.dot_product_attention(q, k, v), (0, 2, 1, 3))
+    if _OUTSIDE_XLA.get():  # its softmax is computed in float32 under any dtype
+        logits = ops.matmul(q * ops.cast(q.shape[-1] ** -0.5, q.dtype), _transposed(k))
+        return ops.matmul(tf.nn.softmax(logits), v)
     return _attention_xla(q, k, v)
 
 
@@ -159,7 +178,15 @@ def modulated_layer_norm(x, shift, scale, epsilon):
     if BACKEND == "torch":
         normal = torch.nn.functional.layer_norm(x, x.shape[-1:], eps=epsilon)
         return torch.addcmul(shift, normal, 1.0 + scale)
+    if _OUTSIDE_XLA.get():
+        return _compiled_layer_norm(epsilon)(x, shift, scale)
     return _modulated_layer_norm_xla(epsilon)(x, shift, scale)
+
+
+@functools.cache
+def _compiled_layer_norm(epsilon):
+    """XLA for it alone: TensorFlow's own operations take a pass over memory each."""
+    return tf.function(_modulated_layer_norm_xla(epsilon), jit_compile=True, autograph=False)
 
 
 def _modulated_layer_norm_xla(epsilon):

@@ -27,6 +27,12 @@ def cache(value, network):
         check_network(network)
 
 
+def jit_compile(value):
+    """Raise ValueError unless it is True, False or "auto"."""
+    if value not in (True, False, "auto"):
+        raise ValueError(f'jit_compile must be True, False or "auto". Received: {value!r}')
+
+
 def requested(labels, num_images, num_classes):
     """What `generate` was asked for.
 

@@ -21,7 +21,7 @@ class Generation:
 
     def __init__(self, denoiser):
         self.denoiser = denoiser
-        self._compiled = {}  # by solver, form of guidance and class of cache
+        self._compiled = {}  # by solver, form of guidance, class of cache and jit_compile
 
     def __call__(
         self,
@@ -34,6 +34,7 @@ class Generation:
         seed=0,
         callback=None,
         verbose=False,
+        jit_compile="auto",
     ):
         """Samples of the network.
 
@@ -41,7 +42,8 @@ class Generation:
             labels: int32 (N,), or None.
             chunks: the numbers of each batch's samples, a list of int arrays.
             times: of the run, falling to 0.
-            solver, guidance, caching, seed, callback, verbose: as for `Diffusion.generate`.
+            solver, guidance, caching, seed, callback, verbose, jit_compile: as for
+                `Diffusion.generate`.
 
         Returns:
             numpy (N, ...). After an interruption (Ctrl-C), with a warning, what there is: the
@@ -64,7 +66,7 @@ class Generation:
                     i = next(step)
                     looks = 1 if there is None else solver.evaluations
                     form, numbers = guidance.split(chunk, count, times[i : i + looks])
-                    compiled = self._step(solver, form, type(caching))
+                    compiled = self._step(solver, form, type(caching), jit_compile)
                     *result, memory = compiled(
                         values, numbers, memory, y, x, here, there, state, noise
                     )
@@ -101,12 +103,12 @@ class Generation:
         )
         return np.concatenate(done)
 
-    def _step(self, solver, form, cache):
-        """`sampler.take_step`, compiled once for each solver, form of guidance and class of cache.
+    def _step(self, solver, form, cache, jit_compile):
+        """`sampler.take_step`, compiled once for each combination of the arguments.
 
         It takes the cache's memory before the condition and returns the new one last.
         """
-        key = (solver, form, cache)
+        key = solver, form, cache, jit_compile
         if key not in self._compiled:
 
             def advance(values, numbers, memory, condition, x, here, there, state, noise):
@@ -120,6 +122,6 @@ class Generation:
                 return *result, None if memory is None else network.memory
 
             self._compiled[key] = backend.compile_inference(
-                advance, self.denoiser.network.compute_dtype
+                advance, self.denoiser.network.compute_dtype, jit_compile
             )
         return self._compiled[key]
