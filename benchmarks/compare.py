@@ -28,11 +28,20 @@ CASES = {  # size, patch, side of the picture, channels
 }
 
 
+KEEP_MEMORY = {  # what `backend.reuse_freed_memory` does, for both that run on JAX
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+}
+
+
 class Worker:
     """A process that measures on request and is stopped while others do."""
 
     def __init__(self, program, python, *arguments, backend="torch"):
         environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        if backend == "jax":
+            environment.update(KEEP_MEMORY)
         command = [python, str(HERE / program), *map(str, arguments)]
         self.process = subprocess.Popen(
             command,

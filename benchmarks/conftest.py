@@ -7,6 +7,7 @@ every benchmark once on a tiny network, to see that it works.
 """
 
 import functools
+import time
 from dataclasses import asdict, dataclass
 
 import keras
@@ -16,6 +17,8 @@ import keras_dit
 from keras_dit import backend
 from keras_dit.cli import bench
 from keras_dit.dit import multiply_adds, preset_config
+
+backend.reuse_freed_memory()  # as the commands do
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,11 @@ class Measure:
         def call():
             backend.synchronize(function())
 
-        warm, rounds = (0, 1) if self.smoke else (1 if rounds < 5 else 2, rounds)
+        warm = 1
+        if self.smoke:
+            warm, rounds = 0, 1
+        elif rounds > 2:  # warm from the third call on; of what takes seconds three rounds do
+            warm, rounds = (1, 3) if _seconds(call) > 1.0 else (2, rounds)
         self.benchmark.pedantic(call, rounds=rounds, warmup_rounds=warm)
         best = self.benchmark.stats.stats.min
         work = evaluations * multiply_adds(case.arguments()) * case.batch
@@ -113,6 +120,14 @@ class Measure:
 
     def note(self, case, **figures):
         self.benchmark.extra_info.update({**asdict(case), "case": str(case), **figures})
+
+
+def _seconds(call):
+    """How long a second call takes, the first being spent on compiling."""
+    call()
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 @pytest.fixture

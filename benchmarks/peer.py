@@ -23,7 +23,7 @@ def serve(prepare, wait=lambda result: None):
         if request[0] == "prepare":
             call = None  # of the last case: its memory is free before the next takes its own
             call = prepare(*request[1:])
-            for _ in range(2 if call else 0):
+            for _ in range(3 if call else 0):
                 wait(call())
             answer = call is not None
         else:

@@ -12,7 +12,7 @@ import time
 import keras
 
 import keras_dit
-from keras_dit import datasets, objectives, predictions, schedules
+from keras_dit import backend, datasets, objectives, predictions, schedules
 from keras_dit.checkpoints import Checkpoint, Interrupted
 from keras_dit.cli import common
 from keras_dit.diffusion import Diffusion
@@ -80,6 +80,7 @@ def add_arguments(command):
 
 
 def run(arguments):
+    backend.reuse_freed_memory()
     folder = pathlib.Path(arguments.folder)
     if arguments.resume:
         arguments = _arguments_of(folder, arguments)
