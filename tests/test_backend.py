@@ -221,8 +221,8 @@ def test_a_branch_is_taken_anew_at_each_call():
 
     compiled = backend.compile_inference(function)
     for sign in (1.0, 1.0, 1.0, -1.0, 1.0, -1.0):
-        x = ops.convert_to_tensor(sign * np.ones(3, "float32"))
-        np.testing.assert_array_equal(ops.convert_to_numpy(compiled(x)), [2.0 if sign > 0 else 1.0] * 3)
+        found = compiled(ops.convert_to_tensor(np.full(3, sign, "float32")))
+        np.testing.assert_array_equal(ops.convert_to_numpy(found), 2.0 if sign > 0 else 1.0)
 
 
 PAGES = """

@@ -198,7 +198,7 @@ def test_the_callback_sees_every_step(flow):
         ({"num_images": 1, "batch_size": 0}, "batch_size must be 1 or more"),
         ({"num_images": 1, "seed": -1}, "seed must be an integer of 0 or more"),
         ({"num_images": 1, "solver": "ddim"}, "solver must be an object.* Received: solver='ddim'"),
-        ({"num_images": 1, "jit_compile": "xla"}, 'jit_compile must be True, .* Received: \'xla\''),
+        ({"num_images": 1, "jit_compile": "xla"}, "jit_compile must be True, .* Received: 'xla'"),
         ({"num_images": 1, "guidance": 3.0}, "guidance must be an object.* Received: guidance=3.0"),
     ],
 )

@@ -14,6 +14,8 @@ elif BACKEND == "torch":
 else:
     import tensorflow as tf
 
+_ARENA_MAX, _MMAP_MAX, _TRIM_THRESHOLD = -8, -4, -1  # of malloc.h
+
 
 def synchronize(result):
     """Wait until `result` has been computed, so that a clock read next is right."""
@@ -59,10 +61,9 @@ def reuse_freed_memory():
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "gnu_get_libc_version"):
         return
-    M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD = -8, -4, -1  # of malloc.h
-    libc.mallopt(M_ARENA_MAX, 1)  # large blocks of other arenas than the first are always mapped
-    libc.mallopt(M_MMAP_MAX, 0)
-    libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    # One arena, since others map large blocks whatever is said; nothing mapped; nothing trimmed.
+    for option, value in ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1)):
+        libc.mallopt(option, value)
 
 
 def is_out_of_memory(error):

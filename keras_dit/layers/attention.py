@@ -46,7 +46,7 @@ class SelfAttention(keras.layers.Layer):
         x = self.qkv.call(tokens)  # (B, T, 3 D)
         x = ops.reshape(x, (-1, length, 3, self.num_heads, width // self.num_heads))
         x = ops.transpose(x, (2, 0, 3, 1, 4))  # (3, B, H, T, D/H)
-        x = backend.attention(x[0], x[1], x[2])  # (B, H, T, D/H)
+        x = backend.attention(*ops.unstack(x, axis=0))  # (B, H, T, D/H)
         x = ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, length, width))
         return self.projection.call(x)  # (B, T, D)
 
