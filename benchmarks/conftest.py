@@ -2,8 +2,8 @@
 
     KERAS_BACKEND=jax pytest benchmarks --benchmark-json=benchmarks/jax.json
 
-The default takes a few minutes; --all adds the other sizes, batches and pictures; --smoke runs
-every benchmark once on a tiny network, to see that it works.
+The default takes a few minutes; --all adds the other sizes, batches and pictures, and has them
+alone with -m large; --smoke runs every benchmark once on a tiny network, to see that it works.
 """
 
 import functools
@@ -53,7 +53,7 @@ TINY = (("hidden_size", 32), ("depth", 2), ("num_heads", 2))
 
 
 def pytest_addoption(parser):
-    parser.addoption("--all", action="store_true", help="every size, batch and picture: hours")
+    parser.addoption("--all", action="store_true", help="every size, batch and picture")
     parser.addoption("--smoke", action="store_true", help="once each, on a tiny network")
 
 
