@@ -139,6 +139,14 @@ def test_a_mistake_in_info(options, says, capsys):
     assert says in refusal(capsys, ["info", *shlex.split(options)])
 
 
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [("32x32x3", "--input-shape must be like 32,32,4"), ("30,30,3", "input_shape=(30, 30, 3)")],
+)
+def test_a_mistake_in_bench(shape, says, capsys):
+    assert says in refusal(capsys, ["bench", "--input-shape", shape])
+
+
 @pytest.mark.parametrize(("wrong", "near"), [("trian", "train"), ("info --speed 9", "--speed")])
 def test_a_command_or_an_option_that_is_none(wrong, near, capsys):
     with pytest.raises(SystemExit) as stopped:

@@ -42,7 +42,7 @@ def run(arguments):
     backend.reuse_freed_memory()
     config = {
         **preset_config(arguments.preset),
-        "input_shape": tuple(int(number) for number in arguments.input_shape.split(",")),
+        "input_shape": common.input_shape(arguments.input_shape),
         "num_classes": 10,
     }
     network = DiTModel(**config, dtype=arguments.dtype)

@@ -58,6 +58,14 @@ def one_of(names):
     return name
 
 
+def input_shape(text):
+    """(H, W, C) of an option like 32,32,4."""
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise ValueError(f"--input-shape must be like 32,32,4. Received: {text}") from None
+
+
 def writable_folder(path):
     """Create the folder and try to write there, before any work is done for it.
 

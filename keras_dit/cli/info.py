@@ -31,7 +31,7 @@ def run(arguments):
     for name in names:
         config = {
             **preset_config(name),
-            "input_shape": _shape(arguments.input_shape),
+            "input_shape": common.input_shape(arguments.input_shape),
             "num_classes": arguments.num_classes,
             "learned_variance": arguments.learned_variance,
         }
@@ -43,10 +43,3 @@ def run(arguments):
         memory = [f"{parameters * size / 1e9:.2f} GB" for size in (4, 20)]
         rows.append((name, str(tokens), f"{parameters:,}", cost, *memory))
     print(common.table(rows))
-
-
-def _shape(text):
-    try:
-        return tuple(int(number) for number in text.split(","))
-    except ValueError:
-        raise ValueError(f"--input-shape must be like 32,32,4. Received: {text}") from None
