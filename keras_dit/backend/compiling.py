@@ -132,6 +132,8 @@ def _recorded(function, leaves, structure, jit_compile):
 
 def _understood_by_torch_compile():
     """What it puts in the place of an operation that it makes itself and does not take."""
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # torch is built without oneDNN
+        return {}
 
     def linear_pointwise(x, weight, bias, activation, _, form):
         y = torch.nn.functional.linear(x, weight, bias)
