@@ -45,8 +45,9 @@ def compile_inference(function, dtype="float32", jit_compile="auto"):
         A callable with the same signature. "auto" is `jax.jit` on JAX; on TensorFlow
         `tf.function` through XLA, but on a CPU without XLA in bfloat16, where it has none of
         oneDNN's fast products; on torch, from the third call on, the record of the operations
-        that `function` comes to: it takes half a second to make where torch.compile takes 3 to
-        14, and spares what Python does between operations, a seventh of the time of DiT-S/4.
+        that `function` comes to: it takes half a second to make and spares what Python does
+        between operations, a seventh of the time of DiT-S/4; torch.compile takes ten seconds and
+        is no faster on a CPU.
     """
     if BACKEND == "jax":
         return jax.jit(function) if jit_compile else function
