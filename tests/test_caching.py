@@ -259,6 +259,13 @@ def test_a_step_is_compiled_for_no_memory_for_a_memory_and_as_the_last():
     assert model.network.evaluations == (2 * STEPS + 1 if on_torch else 3)
 
 
+def test_a_step_without_a_cache_is_compiled_once_and_once_more_as_the_last():
+    model = diffusion_of(network(kind=Counted))
+    generate(None, model)
+    # torch: two plain calls and the one that is recorded, and the last
+    assert model.network.evaluations == (4 if backend.BACKEND == "torch" else 2)
+
+
 def test_mixed_precision_reuses_too():
     model = diffusion_of(network(dtype="mixed_bfloat16"))
     for cache in (None, FirstBlockCache(0.0), ALWAYS):

@@ -142,6 +142,8 @@ def test_each_layer_finds_its_weights_in_its_own_dtype():
     assert dtypes == ["bfloat16"] * 2 + ["float32"] * 2
     with holding(network, values):
         output = network(data()[0], None)
+        held = keras.backend.standardize_dtype(network.first.kernel.value.dtype)
+    assert held == "bfloat16"  # not cast to the variable's own, to be cast back at each use
     np.testing.assert_array_equal(*map(ops.convert_to_numpy, (output, network(data()[0], None))))
     assert np.isfinite(keras_dit.Diffusion(network, **FLOW).generate(num_images=2, steps=4)).all()
 
