@@ -138,7 +138,7 @@ def test_values_and_gradients_hold_on_a_processor_where_mkl_is_slow(name, monkey
 def test_bfloat16_keeps_its_dtype_and_its_precision(name):
     ours, plain, shapes = CASES[name]
     inputs = [ops.cast(x, "bfloat16") for x in arrays(shapes)]
-    output = backend.compile_inference(lambda *tensors: ours(*tensors), "bfloat16")(*inputs)
+    output = backend.compile_inference(lambda *tensors: ours(*tensors))(*inputs)
     assert keras.backend.standardize_dtype(output.dtype) == "bfloat16"
     expected = plain(*(ops.convert_to_numpy(ops.cast(x, "float32")) for x in inputs))
     output = ops.convert_to_numpy(ops.cast(output, "float32"))

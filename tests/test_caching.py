@@ -227,7 +227,7 @@ def test_blocks_that_no_sample_needs_are_not_run():
         return cached(x, t, y), cached.memory
 
     # In "bfloat16" TensorFlow compiles without XLA, in which nothing can be counted.
-    evaluate = backend.compile_inference(evaluate, "bfloat16")
+    evaluate = backend.compile_inference(evaluate)
     x = sampler.initial_noise(0, range(2), SHAPE)
     y = ops.convert_to_tensor(np.array([0, 1], "int32"))
     memory, seen = FirstBlockCache(0.3).start(), []

@@ -20,6 +20,7 @@ from keras_dit.backend.operations import (
     linear_gelu,
     modulated_layer_norm,
     multiply_add,
+    product,
 )
 from keras_dit.backend.training import (
     apply_gradients,
@@ -45,6 +46,7 @@ __all__ = [
     "move_averages",
     "multiply_add",
     "peak_memory",
+    "product",
     "reuse_freed_memory",
     "synchronize",
     "train_step",

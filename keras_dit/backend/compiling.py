@@ -4,7 +4,6 @@ import collections
 import os
 import pathlib
 
-from keras_dit.backend.operations import outside_xla
 from keras_dit.backend.selection import BACKEND
 
 if BACKEND == "jax":
@@ -30,48 +29,39 @@ if os.environ.get("KERAS_DIT_CACHE"):
     _keep_compiled(os.environ["KERAS_DIT_CACHE"])
 
 
-def compile_inference(function, dtype="float32", jit_compile="auto"):
+def compile_inference(function, jit_compile="auto"):
     """Compile a pure function of tensors for repeated calls without gradients.
 
     Args:
         function: takes and returns (nested tuples, named tuples, lists or dicts of) tensors and
             None. It is compiled once for each structure, shape and dtype of its arguments; what
             may change between calls has to be an argument.
-        dtype: in which it computes most.
         jit_compile: True: by the backend's compiler (XLA, torch.compile); False: not by it;
             "auto": in the form that measures fastest, the time to compile counted.
 
     Returns:
-        A callable with the same signature. "auto" is `jax.jit` on JAX; on TensorFlow
-        `tf.function` through XLA, but on a CPU without XLA in bfloat16, where it has none of
-        oneDNN's fast products; on torch, from the third call on, the record of the operations
-        that `function` comes to: it takes half a second to make and spares what Python does
-        between operations, a seventh of the time of DiT-S/4; torch.compile takes ten seconds and
-        is no faster on a CPU.
+        A callable with the same signature. "auto" is `jax.jit` on JAX and
+        `tf.function` through XLA on TensorFlow; on torch it is, from the third call on, the record
+        of the operations that `function` comes to: it takes half a second to make and spares what
+        Python does between operations, a seventh of the time of DiT-S/4; torch.compile takes ten
+        seconds and is no faster on a CPU.
     """
     if BACKEND == "jax":
         return jax.jit(function) if jit_compile else function
     if BACKEND == "torch":
         return _compile_torch(function, jit_compile)
-    if jit_compile == "auto":
-        jit_compile = bool(tf.config.list_physical_devices("GPU")) or dtype != "bfloat16"
-    return _compile_tensorflow(function, jit_compile)
+    return _compile_tensorflow(function, bool(jit_compile))
 
 
 def _compile_tensorflow(function, xla):
     # One tf.function for each signature: a single one warns of retracing from the fifth on.
     compiled = {}
 
-    def without_xla(*arguments):
-        with outside_xla():
-            return function(*arguments)
-
     def call(*arguments):
         leaves = tf.nest.flatten(arguments)
         key = tuple(None if x is None else (tuple(x.shape), x.dtype) for x in leaves)
         if key not in compiled:
-            chosen = function if xla else without_xla
-            compiled[key] = tf.function(chosen, jit_compile=xla, autograph=False)
+            compiled[key] = tf.function(function, jit_compile=xla, autograph=False)
         return compiled[key](*arguments)
 
     return call

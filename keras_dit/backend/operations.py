@@ -1,7 +1,5 @@
 """The operations of a network, in the form that each backend runs best."""
 
-import contextlib
-import contextvars
 import functools
 import os
 import pathlib
@@ -12,22 +10,21 @@ from keras_dit.backend.selection import BACKEND
 
 if BACKEND == "jax":
     import jax
+
+    try:
+        from jax.experimental.layout import Layout, with_layout_constraint
+    except ImportError:  # an older JAX
+        with_layout_constraint = None
 elif BACKEND == "torch":
     import torch
 else:
     import tensorflow as tf
 
-_OUTSIDE_XLA = contextvars.ContextVar("outside XLA", default=False)
 
-
-@contextlib.contextmanager
-def outside_xla():
-    """While this is entered TensorFlow's operations take the forms that run fast without XLA."""
-    token = _OUTSIDE_XLA.set(True)
-    try:
-        yield
-    finally:
-        _OUTSIDE_XLA.reset(token)
+def _on_cpu():
+    if BACKEND == "jax":
+        return jax.default_backend() == "cpu"
+    return not tf.config.list_physical_devices("GPU")
 
 
 def attention(q, k, v):
@@ -44,12 +41,9 @@ def attention(q, k, v):
     """
     if BACKEND == "torch":
         return torch.nn.functional.scaled_dot_product_attention(q, k, v)
-    if BACKEND == "jax" and jax.default_backend() != "cpu":
+    if BACKEND == "jax" and not _on_cpu():
         q, k, v = (ops.transpose(part, (0, 2, 1, 3)) for part in (q, k, v))
         return ops.transpose(ops.dot_product_attention(q, k, v), (0, 2, 1, 3))
-    if _OUTSIDE_XLA.get():  # its softmax is computed in float32 under any dtype
-        logits = ops.matmul(q * ops.cast(q.shape[-1] ** -0.5, q.dtype), _transposed(k))
-        return ops.matmul(tf.nn.softmax(logits), v)
     return _attention_xla(q, k, v)
 
 
@@ -66,27 +60,68 @@ def _attention_xla(q, k, v):
     """
     dtype, scale = v.dtype, q.shape[-1] ** -0.5
     q = q * ops.cast(scale, dtype)
-    logits = ops.cast(ops.matmul(q, _transposed(k)), "float32")
+    logits = product(q, _transposed(k))
     weights = ops.exp(logits - ops.max(logits, axis=-1, keepdims=True))
     total = ops.sum(weights, axis=-1, keepdims=True)
     weights = ops.cast(weights, dtype)
-    mixed = ops.cast(ops.matmul(weights, v), "float32") / total
+    mixed = product(weights, v) / total
 
     def gradient(upstream):
         g = ops.cast(upstream, "float32") / total
         delta = ops.sum(g * mixed, axis=-1, keepdims=True)
         g = ops.cast(g, dtype)
-        dv = ops.matmul(_transposed(weights), g)
-        dweights = ops.cast(ops.matmul(g, _transposed(v)), "float32") - delta
+        dweights = product(g, _transposed(v)) - delta
         dlogits = ops.cast(ops.cast(weights, "float32") * dweights, dtype)
-        dq = ops.matmul(dlogits, k) * ops.cast(scale, dtype)
-        return dq, ops.matmul(_transposed(dlogits), q), dv
+        dq = product(dlogits, k) * scale
+        dk, dv = _transposed_product(dlogits, q), _transposed_product(weights, g)
+        return tuple(ops.cast(part, dtype) for part in (dq, dk, dv))
 
     return ops.cast(mixed, dtype), gradient
 
 
 def _transposed(x):
-    return ops.transpose(x, (0, 1, 3, 2))
+    """Its last two axes exchanged."""
+    return ops.swapaxes(x, -1, -2)
+
+
+def product(x, y):
+    """x y in float32.
+
+    Of bfloat16 XLA has fast products on a CPU, at two to four times the rate of float32, but only
+    such as give float32. Any others it makes of float32 copies of x and y.
+
+    Args:
+        x, y: tensors (..., N, I) and (..., I, O) of one floating dtype.
+
+    Returns:
+        Tensor (..., N, O), float32.
+    """
+    if x.dtype != "bfloat16":
+        return ops.cast(ops.matmul(x, y), "float32")
+    if BACKEND == "jax":
+        return jax.numpy.matmul(x, y, preferred_element_type="float32")
+    return _bfloat16_product_tensorflow()(x, y)
+
+
+@functools.cache
+def _bfloat16_product_tensorflow():
+    """Compiled, since without XLA TensorFlow has no such product; within XLA that is all one."""
+
+    def product(x, y):
+        return tf.raw_ops.BatchMatMulV3(x=x, y=y, Tout=tf.float32)
+
+    return tf.function(product, jit_compile=True, autograph=False)
+
+
+def _transposed_product(x, y):
+    """xᵀ y in float32, the last two axes of x exchanged."""
+    x = _transposed(x)
+    if BACKEND == "jax" and x.dtype == "bfloat16" and with_layout_constraint:
+        # XLA would fold the transpose into the product, and has no fast form of that one. In
+        # TensorFlow there is no way to say so: a transpose that XLA does not recognise gave it a
+        # product that it could not run.
+        x = with_layout_constraint(x, Layout(major_to_minor=tuple(range(x.ndim))))
+    return product(x, y)
 
 
 def linear(x, kernel, bias):
@@ -100,6 +135,10 @@ def linear(x, kernel, bias):
         Tensor (N, O) of x's dtype.
     """
     if BACKEND != "torch":
+        # TensorFlow's custom gradient wants variables to be read before it.
+        kernel, bias = ops.cast(kernel, x.dtype), ops.cast(bias, x.dtype)
+        if x.dtype == "bfloat16" and _on_cpu():
+            return _linear_bfloat16(x, kernel, bias)
         return ops.add(ops.matmul(x, kernel), bias)
     kernel, bias = ops.convert_to_tensor(kernel), ops.convert_to_tensor(bias)
     if not (_mkl_is_slow() and _onednn_takes(x)):
@@ -114,7 +153,21 @@ def linear_gelu(x, kernel, bias):
     if BACKEND == "torch" and _onednn_takes(x) and not torch.is_grad_enabled():
         kernel, bias = ops.convert_to_tensor(kernel), ops.convert_to_tensor(bias)
         return _onednn_linear(x, kernel.t(), bias, "gelu", "tanh")
-    return ops.gelu(linear(x, kernel, bias), approximate=True)
+    if BACKEND == "torch":
+        return ops.gelu(linear(x, kernel, bias), approximate=True)
+    y = ops.cast(linear(x, kernel, bias), "float32")  # XLA would round at each operation in it
+    return ops.cast(ops.gelu(y, approximate=True), x.dtype)
+
+
+@ops.custom_gradient
+def _linear_bfloat16(x, kernel, bias):
+    def gradient(upstream):
+        dx = product(upstream, _transposed(kernel))
+        dbias = ops.sum(ops.cast(upstream, "float32"), axis=0)
+        gradients = dx, _transposed_product(x, upstream), dbias
+        return tuple(ops.cast(part, "bfloat16") for part in gradients)
+
+    return ops.cast(product(x, kernel) + ops.cast(bias, "float32"), "bfloat16"), gradient
 
 
 @functools.cache
@@ -178,15 +231,7 @@ def modulated_layer_norm(x, shift, scale, epsilon):
     if BACKEND == "torch":
         normal = torch.nn.functional.layer_norm(x, x.shape[-1:], eps=epsilon)
         return torch.addcmul(shift, normal, 1.0 + scale)
-    if _OUTSIDE_XLA.get():
-        return _compiled_layer_norm(epsilon)(x, shift, scale)
     return _modulated_layer_norm_xla(epsilon)(x, shift, scale)
-
-
-@functools.cache
-def _compiled_layer_norm(epsilon):
-    """XLA for it alone: TensorFlow's own operations take a pass over memory each."""
-    return tf.function(_modulated_layer_norm_xla(epsilon), jit_compile=True, autograph=False)
 
 
 def _modulated_layer_norm_xla(epsilon):

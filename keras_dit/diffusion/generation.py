@@ -121,7 +121,5 @@ class Generation:
                 result = sampler.take_step(denoise, solver, x, here, there, state, noise)
                 return *result, None if memory is None else network.memory
 
-            self._compiled[key] = backend.compile_inference(
-                advance, self.denoiser.network.compute_dtype, jit_compile
-            )
+            self._compiled[key] = backend.compile_inference(advance, jit_compile)
         return self._compiled[key]
