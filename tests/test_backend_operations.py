@@ -145,6 +145,38 @@ def test_bfloat16_keeps_its_dtype_and_its_precision(name):
     np.testing.assert_allclose(output, expected, rtol=2e-2, atol=4e-2)
 
 
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [
+        ("attention", [(1, 2, 16, 8)] * 3),
+        ("linear", [(16, 12), (12, 24), (24,)]),
+        ("linear_gelu", [(16, 12), (12, 24), (24,)]),
+    ],
+)
+def test_gradients_in_bfloat16(name, shapes):
+    """XLA has products of its own for bfloat16, from some size on and in some layouts."""
+    ours, plain, _ = CASES[name]
+
+    def in_bfloat16(*tensors):
+        return ops.cast(ours(*(ops.cast(x, "bfloat16") for x in tensors)), "float32")
+
+    rounded = (ops.cast(ops.cast(x, "bfloat16"), "float32") for x in arrays(shapes))
+    inputs = [ops.convert_to_numpy(x) for x in rounded]
+    upstream = arrays([plain(*inputs).shape], seed=1)[0]
+    for index, found in enumerate(gradients(in_bfloat16, inputs, upstream)):
+        expected = central_differences(plain, inputs, upstream, index)
+        error = np.sqrt(np.mean((found - expected) ** 2) / np.mean(expected**2))
+        assert error < 2.0**-7  # bfloat16 rounds by up to 2⁻⁹
+
+
+@pytest.mark.skipif(backend.BACKEND == "torch", reason="its fast products give bfloat16")
+def test_product_of_bfloat16_is_not_rounded_to_it():
+    x, y = (ops.cast(a, "bfloat16") for a in arrays([(16, 32), (32, 8)]))
+    found = ops.convert_to_numpy(backend.compile_inference(backend.product)(x, y))
+    expected = np.matmul(*(ops.convert_to_numpy(ops.cast(a, "float32")) for a in (x, y)))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_attention_of_large_logits_is_finite():
     q = ops.convert_to_tensor(arrays([(1, 1, 4, 4)])[0] * 1e3)
     output = ops.convert_to_numpy(backend.attention(q, q, q))

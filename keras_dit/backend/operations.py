@@ -85,7 +85,7 @@ def _transposed(x):
 
 
 def product(x, y):
-    """x y in float32.
+    """x y in float32; on torch rounded to the dtype of x first.
 
     Of bfloat16 XLA has fast products on a CPU, at two to four times the rate of float32, but only
     such as give float32. Any others it makes of float32 copies of x and y.
