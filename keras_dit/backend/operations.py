@@ -85,7 +85,7 @@ def _transposed(x):
 
 
 def product(x, y):
-    """x y in float32; on torch rounded to the dtype of x first.
+    """x y in float32; on torch and TensorFlow's eager mode rounded to the dtype of x first.
 
     Of bfloat16 XLA has fast products on a CPU, at two to four times the rate of float32, but only
     such as give float32. Any others it makes of float32 copies of x and y.
@@ -96,7 +96,7 @@ def product(x, y):
     Returns:
         Tensor (..., N, O), float32.
     """
-    if x.dtype != "bfloat16":
+    if x.dtype != "bfloat16" or (BACKEND == "tensorflow" and tf.executing_eagerly()):
         return ops.cast(ops.matmul(x, y), "float32")
     if BACKEND == "jax":
         return jax.numpy.matmul(x, y, preferred_element_type="float32")
@@ -105,7 +105,7 @@ def product(x, y):
 
 @functools.cache
 def _bfloat16_product_tensorflow():
-    """Compiled, since without XLA TensorFlow has no such product; within XLA that is all one."""
+    """Compiled, since a graph without XLA has no such product; within XLA that is all one."""
 
     def product(x, y):
         return tf.raw_ops.BatchMatMulV3(x=x, y=y, Tout=tf.float32)
