@@ -40,11 +40,11 @@ def compile_inference(function, jit_compile="auto"):
             "auto": in the form that measures fastest, the time to compile counted.
 
     Returns:
-        A callable with the same signature. "auto" is `jax.jit` on JAX and
-        `tf.function` through XLA on TensorFlow; on torch it is, from the third call on, the record
-        of the operations that `function` comes to: it takes half a second to make and spares what
-        Python does between operations, a seventh of the time of DiT-S/4; torch.compile takes ten
-        seconds and is no faster on a CPU.
+        A callable with the same signature. "auto" is `jax.jit` on JAX and `tf.function` through
+        XLA on TensorFlow; on torch it is, from the third call on, the record of the operations
+        that `function` comes to: it takes half a second to make and spares what Python does
+        between operations, a seventh of the time of DiT-S/4; torch.compile takes ten seconds and
+        is no faster on a CPU.
     """
     if BACKEND == "jax":
         return jax.jit(function) if jit_compile else function

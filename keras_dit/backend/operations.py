@@ -13,7 +13,9 @@ if BACKEND == "jax":
 
     try:
         from jax.experimental.layout import Layout, with_layout_constraint
-    except ImportError:  # an older JAX
+
+        Layout(major_to_minor=(0, 1))
+    except (ImportError, TypeError):  # an older JAX, where they are missing or something else
         with_layout_constraint = None
 elif BACKEND == "torch":
     import torch
@@ -85,7 +87,7 @@ def _transposed(x):
 
 
 def product(x, y):
-    """x y in float32; on torch and TensorFlow's eager mode rounded to the dtype of x first.
+    """x y in float32; rounded to the dtype of x first, unless it is under XLA on a CPU.
 
     Of bfloat16 XLA has fast products on a CPU, at two to four times the rate of float32, but only
     such as give float32. Any others it makes of float32 copies of x and y.
@@ -96,7 +98,8 @@ def product(x, y):
     Returns:
         Tensor (..., N, O), float32.
     """
-    if x.dtype != "bfloat16" or (BACKEND == "tensorflow" and tf.executing_eagerly()):
+    eager_tensorflow = BACKEND == "tensorflow" and tf.executing_eagerly()
+    if x.dtype != "bfloat16" or eager_tensorflow or not _on_cpu():
         return ops.cast(ops.matmul(x, y), "float32")
     if BACKEND == "jax":
         return jax.numpy.matmul(x, y, preferred_element_type="float32")
