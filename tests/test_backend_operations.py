@@ -170,11 +170,15 @@ def test_gradients_in_bfloat16(name, shapes):
 
 
 @pytest.mark.skipif(backend.BACKEND == "torch", reason="its fast products give bfloat16")
-def test_product_of_bfloat16_is_not_rounded_to_it():
-    x, y = (ops.cast(a, "bfloat16") for a in arrays([(16, 32), (32, 8)]))
-    found = ops.convert_to_numpy(backend.compile_inference(backend.product)(x, y))
-    expected = np.matmul(*(ops.convert_to_numpy(ops.cast(a, "float32")) for a in (x, y)))
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("leading", [(), (2, 3)])
+@pytest.mark.parametrize("transpose_y", [False, True])
+def test_product_of_bfloat16_is_not_rounded_to_it(transpose_y, leading):
+    x, y = (ops.cast(a, "bfloat16") for a in arrays([(*leading, 16, 32), (*leading, 32, 8)]))
+    x_wide, y_wide = (ops.convert_to_numpy(ops.cast(a, "float32")) for a in (x, y))
+    y = ops.swapaxes(y, -1, -2) if transpose_y else y
+    run = backend.compile_inference(lambda x, y: backend.product(x, y, transpose_y))
+    expected = np.matmul(x_wide, y_wide)
+    np.testing.assert_allclose(ops.convert_to_numpy(run(x, y)), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_attention_of_large_logits_is_finite():

@@ -62,7 +62,7 @@ def _attention_xla(q, k, v):
     """
     dtype, scale = v.dtype, q.shape[-1] ** -0.5
     q = q * ops.cast(scale, dtype)
-    logits = product(q, _transposed(k))
+    logits = product(q, k, transpose_y=True)
     weights = ops.exp(logits - ops.max(logits, axis=-1, keepdims=True))
     total = ops.sum(weights, axis=-1, keepdims=True)
     weights = ops.cast(weights, dtype)
@@ -72,10 +72,10 @@ def _attention_xla(q, k, v):
         g = ops.cast(upstream, "float32") / total
         delta = ops.sum(g * mixed, axis=-1, keepdims=True)
         g = ops.cast(g, dtype)
-        dweights = product(g, _transposed(v)) - delta
+        dweights = product(g, v, transpose_y=True) - delta
         dlogits = ops.cast(ops.cast(weights, "float32") * dweights, dtype)
         dq = product(dlogits, k) * scale
-        dk, dv = _transposed_product(dlogits, q), _transposed_product(weights, g)
+        dk, dv = product(_transposed_copy(dlogits), q), product(_transposed_copy(weights), g)
         return tuple(ops.cast(part, dtype) for part in (dq, dk, dv))
 
     return ops.cast(mixed, dtype), gradient
@@ -86,45 +86,51 @@ def _transposed(x):
     return ops.swapaxes(x, -1, -2)
 
 
-def product(x, y):
-    """x y in float32; rounded to the dtype of x first, unless it is under XLA on a CPU.
+def product(x, y, transpose_y=False):
+    """x y, or x yᵀ, in float32; rounded to the dtype of x first, unless it is under XLA on a CPU.
 
     Of bfloat16 XLA has fast products on a CPU, at two to four times the rate of float32, but only
-    such as give float32. Any others it makes of float32 copies of x and y.
+    such as give float32. Any others it makes of float32 copies of x and y; so it does if y comes
+    from a transpose of its own, which is why that belongs to the product.
 
     Args:
-        x, y: tensors (..., N, I) and (..., I, O) of one floating dtype.
+        x, y: tensors (..., N, I) and (..., I, O), or (..., O, I) if transposed, of one floating
+            dtype.
+        transpose_y: whether the last two axes of y are exchanged.
 
     Returns:
         Tensor (..., N, O), float32.
     """
     eager_tensorflow = BACKEND == "tensorflow" and tf.executing_eagerly()
     if x.dtype != "bfloat16" or eager_tensorflow or not _on_cpu():
-        return ops.cast(ops.matmul(x, y), "float32")
-    if BACKEND == "jax":
-        return jax.numpy.matmul(x, y, preferred_element_type="float32")
-    return _bfloat16_product_tensorflow()(x, y)
+        return ops.cast(ops.matmul(x, _transposed(y) if transpose_y else y), "float32")
+    if BACKEND == "tensorflow":
+        return _bfloat16_product_tensorflow(transpose_y)(x, y)
+    batch, last = tuple(range(x.ndim - 2)), x.ndim - 1
+    axes = ((last,), (last if transpose_y else last - 1,)), (batch, batch)
+    return jax.lax.dot_general(x, y, axes, preferred_element_type="float32")
 
 
 @functools.cache
-def _bfloat16_product_tensorflow():
+def _bfloat16_product_tensorflow(transpose_y):
     """Compiled, since a graph without XLA has no such product; within XLA that is all one."""
 
     def product(x, y):
-        return tf.raw_ops.BatchMatMulV3(x=x, y=y, Tout=tf.float32)
+        return tf.raw_ops.BatchMatMulV3(x=x, y=y, Tout=tf.float32, adj_y=transpose_y)
 
     return tf.function(product, jit_compile=True, autograph=False)
 
 
-def _transposed_product(x, y):
-    """xᵀ y in float32, the last two axes of x exchanged."""
+def _transposed_copy(x):
+    """Its last two axes exchanged, for a first factor in bfloat16.
+
+    XLA would fold the transpose into the product, and has no fast form of that one. In TensorFlow
+    there is no way to keep it from that.
+    """
     x = _transposed(x)
     if BACKEND == "jax" and x.dtype == "bfloat16" and with_layout_constraint:
-        # XLA would fold the transpose into the product, and has no fast form of that one. In
-        # TensorFlow there is no way to say so: a transpose that XLA does not recognise gave it a
-        # product that it could not run.
         x = with_layout_constraint(x, Layout(major_to_minor=tuple(range(x.ndim))))
-    return product(x, y)
+    return x
 
 
 def linear(x, kernel, bias):
@@ -165,9 +171,9 @@ def linear_gelu(x, kernel, bias):
 @ops.custom_gradient
 def _linear_bfloat16(x, kernel, bias):
     def gradient(upstream):
-        dx = product(upstream, _transposed(kernel))
+        dx = product(upstream, kernel, transpose_y=True)
         dbias = ops.sum(ops.cast(upstream, "float32"), axis=0)
-        gradients = dx, _transposed_product(x, upstream), dbias
+        gradients = dx, product(_transposed_copy(x), upstream), dbias
         return tuple(ops.cast(part, "bfloat16") for part in gradients)
 
     return ops.cast(product(x, kernel) + ops.cast(bias, "float32"), "bfloat16"), gradient

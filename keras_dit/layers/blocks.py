@@ -22,7 +22,7 @@ EPSILON = 1e-6  # of the layer norms
 
 def _modulation(layer, parts, width):
     """The linear map from a conditioning vector to `parts` vectors, starting at zero."""
-    return keras.layers.Dense(
+    return TokenDense(
         parts * width, kernel_initializer="zeros", dtype=layer.dtype_policy, name="modulation"
     )
 
