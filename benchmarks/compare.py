@@ -31,7 +31,7 @@ CASES = {  # size, patch, side of the picture, channels
 KEEP_MEMORY = {  # what `backend.reuse_freed_memory` does, for both that run on JAX
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+    "MALLOC_TRIM_THRESHOLD_": "-1",
 }
 
 

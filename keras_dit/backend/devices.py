@@ -62,7 +62,7 @@ def reuse_freed_memory():
     if not hasattr(libc, "gnu_get_libc_version"):
         return
     # One arena, since others map large blocks whatever is said; nothing mapped; nothing trimmed.
-    for option, value in ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1)):
+    for option, value in ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1)):
         libc.mallopt(option, value)
 
 
