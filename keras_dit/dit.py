@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dit import backend
 from keras_dit.conditioning import LabelEmbedding, TimestepEmbedding
 from keras_dit.layers import AdaLNBlock, FinalLayer, PatchEmbedding, sincos_positions
 from keras_dit.layers.patches import check_image_shape
@@ -200,7 +201,7 @@ class DiTModel(keras.Model):
     def run_blocks(self, blocks, tokens, conditioning, training=None):
         """The tokens (B, T, D) after some of the blocks."""
         for block in blocks:
-            run = keras.remat(_caller(block)) if self.remat and training else block
+            run = backend.remat(_caller(block)) if self.remat and training else block
             tokens = run(tokens, conditioning)
         return tokens
 
@@ -239,7 +240,7 @@ def _is_path(preset):
 
 
 def _caller(block):
-    # keras.remat wraps a function of positional tensors on every backend, a layer on none.
+    # backend.remat wraps a function of positional tensors on every backend, a layer on none.
     return lambda tokens, conditioning: block(tokens, conditioning)
 
 

@@ -287,3 +287,28 @@ def test_device_facts():
     assert backend.synchronize(value) is None
     assert isinstance(backend.device_name(), str)
     assert backend.device_name()
+
+
+@pytest.mark.skipif(backend.BACKEND != "jax", reason="only JAX tells what a gradient will take")
+def test_remat_keeps_of_each_block_its_arguments_alone():
+    import jax
+
+    rng = np.random.default_rng(0)
+    pairs = [
+        [rng.normal(size=s).astype("float32") for s in ((16, 512), (512, 16))] for _ in range(8)
+    ]
+    blocks = [lambda x, a=a, b=b: ops.tanh(x @ a) @ b for a, b in pairs]
+
+    def loss(x, wrap):
+        for block in blocks:
+            x = x + wrap(block)(x)
+        return ops.sum(x)
+
+    x = ops.ones((256, 16))
+    memory, gradient = {}, {}
+    for wrap in (lambda block: block, backend.remat):
+        compiled = jax.jit(jax.grad(loss), static_argnums=1).lower(x, wrap).compile()
+        memory[wrap is backend.remat] = compiled.memory_analysis().temp_size_in_bytes
+        gradient[wrap is backend.remat] = ops.convert_to_numpy(compiled(x))
+    assert memory[True] < memory[False] / 3
+    np.testing.assert_allclose(gradient[True], gradient[False], rtol=1e-5, atol=1e-5)

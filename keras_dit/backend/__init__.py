@@ -27,6 +27,7 @@ from keras_dit.backend.training import (
     assign_if,
     fuse_optimizer,
     move_averages,
+    remat,
     train_step,
 )
 
@@ -47,6 +48,7 @@ __all__ = [
     "multiply_add",
     "peak_memory",
     "product",
+    "remat",
     "reuse_freed_memory",
     "synchronize",
     "train_step",
