@@ -17,7 +17,7 @@ import pytest
 import keras_dit
 from keras_dit import backend
 from keras_dit.cli import bench
-from keras_dit.dit import multiply_adds, preset_config
+from keras_dit.networks import multiply_adds, preset_config
 
 backend.reuse_freed_memory()  # as the commands do
 

@@ -81,8 +81,8 @@ print("cut and joined, the same:", np.array_equal(keras.ops.convert_to_numpy(aga
 # it in training. Section 4 needs that.
 
 # %%
-time_embedding = keras_dit.conditioning.TimestepEmbedding(hidden_size=64)
-label_embedding = keras_dit.conditioning.LabelEmbedding(num_classes=10, hidden_size=64)
+time_embedding = keras_dit.conditions.TimestepEmbedding(hidden_size=64)
+label_embedding = keras_dit.conditions.LabelEmbedding(num_classes=10, hidden_size=64)
 timesteps = np.array([0.0, 10.0, 500.0, 999.0], "float32")
 conditioning = time_embedding(timesteps) + label_embedding(labels[:4])
 print(f"times {timesteps.shape} and labels {labels[:4].shape} -> {tuple(conditioning.shape)}")

@@ -7,7 +7,7 @@ from keras_dit import (
     caching,
     checkpoints,
     codecs,
-    conditioning,
+    conditions,
     datasets,
     gaussian,
     guidance,
@@ -21,9 +21,9 @@ from keras_dit import (
     solvers,
     weights,
 )
-from keras_dit.denoiser import Denoiser
+from keras_dit.sampling.denoiser import Denoiser
 from keras_dit.diffusion import Diffusion
-from keras_dit.dit import DiTModel
+from keras_dit.networks import DiTModel
 from keras_dit.layers import AdaLNBlock, PatchEmbedding
 from keras_dit.predictions import Denoised
 from keras_dit.schedules import Rates
@@ -41,7 +41,7 @@ __all__ = [
     "caching",
     "checkpoints",
     "codecs",
-    "conditioning",
+    "conditions",
     "datasets",
     "gaussian",
     "guidance",

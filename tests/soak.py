@@ -23,8 +23,8 @@ from keras import ops
 
 import keras_dit
 from keras_dit import checkpoints, datasets
-from keras_dit.checkpoints import files, folder
-from keras_dit.checkpoints.state import variables
+from keras_dit.training.checkpoints import files, folder
+from keras_dit.training.checkpoints.state import variables
 
 EPOCHS, BATCH_SIZE = 40, 128  # of 14 steps
 

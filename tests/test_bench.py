@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from keras_dit.cli import bench, main
-from keras_dit.dit import multiply_adds
+from keras_dit.networks import multiply_adds
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 TINY = {

@@ -8,8 +8,13 @@ import pytest
 from keras import ops
 
 import keras_dit
-from keras_dit import Denoiser, backend, caching, guidance, sampler, solvers
-from keras_dit.caching import CachedNetwork, FirstBlockCache, PeriodicCache
+from keras_dit import Denoiser, backend, guidance, sampler, solvers
+from keras_dit.sampling.caching import (
+    CachedNetwork,
+    FirstBlockCache,
+    PeriodicCache,
+    check_network,
+)
 
 SHAPE, CLASSES, STEPS = (4, 4, 1), 3, 6
 ALWAYS = FirstBlockCache(1e6)
@@ -303,6 +308,6 @@ def test_a_network_that_cannot_be_cached_is_refused():
     with pytest.raises(ValueError, match=r"2 blocks or more\. Received: depth=1"):
         generate(ALWAYS, diffusion_of(network(depth=1)))
     with pytest.raises(ValueError, match=r"needs a DiTModel as the network\. Received: a Dense"):
-        caching.check_network(keras.layers.Dense(1))
+        check_network(keras.layers.Dense(1))
     with pytest.raises(ValueError, match="caching must be an object of a class"):
         generate(0.1)

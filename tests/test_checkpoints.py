@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_dit.checkpoints import CorruptCheckpointError, files, folder
+from keras_dit.checkpoints import CorruptCheckpointError
+from keras_dit.training.checkpoints import files, folder
 
 ARRAYS = {
     "scalar": np.array(7, "int32"),
@@ -161,7 +162,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path):
 
 WRITER = """
 import sys, numpy as np
-from keras_dit.checkpoints import files, folder
+from keras_dit.training.checkpoints import files, folder
 print("ready", flush=True)
 for step in range(1, 100_000):
     files.write(folder.path_of(sys.argv[1], step), {"a": np.full(50_000, step)}, {"steps": step})

@@ -1,4 +1,4 @@
-"""Laws of keras_dit.conditioning: time features, labels and their null class, checked labels."""
+"""Laws of keras_dit.conditions: time features, labels and their null class, checked labels."""
 
 import keras
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 from reference import dense, draw_weights, silu, time_features, weights_of
 
-from keras_dit.conditioning import LabelEmbedding, TimestepEmbedding, check_labels
+from keras_dit.conditions import LabelEmbedding, TimestepEmbedding, check_labels
 
 TIMES = np.array([0.0, 0.125, 1.5, 250.75, 499.0, 998.75, 999.0, 999.25], "float32")
 

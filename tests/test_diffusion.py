@@ -11,7 +11,7 @@ from reference import Reconstruction, dit, draw_weights, weights_of
 
 import keras_dit
 from keras_dit import codecs, guidance, predictions, schedules, solvers
-from keras_dit.denoiser import holding, sampling_values
+from keras_dit.sampling.denoiser import holding, sampling_values
 
 TINY = {"input_shape": (4, 4, 1), "patch_size": 2, "hidden_size": 8, "depth": 1, "num_heads": 2}
 FLOW = {"schedule": schedules.RectifiedFlow(), "prediction": predictions.FlowVelocity()}

@@ -21,7 +21,7 @@ from reference import (
 )
 
 import keras_dit
-from keras_dit.dit import PRESETS, SIZES, count_parameters, multiply_adds, preset_config
+from keras_dit.networks import PRESETS, SIZES, count_parameters, multiply_adds, preset_config
 from keras_dit.predictions import FlowVelocity
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"

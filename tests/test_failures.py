@@ -16,9 +16,9 @@ from PIL import Image
 import keras_dit
 from keras_dit import checkpoints, datasets, guidance, schedules
 from keras_dit.backend import BACKEND
-from keras_dit.checkpoints.state import variables
 from keras_dit.cli import main
-from keras_dit.diffusion.skips import MOST_IN_A_ROW
+from keras_dit.training.checkpoints.state import variables
+from keras_dit.training.skips import MOST_IN_A_ROW
 
 SIZES = {
     "input_shape": (4, 4, 1),

@@ -11,12 +11,15 @@ PACKAGE = pathlib.Path(keras_dit.__file__).parent
 FLOORS = (
     {"serialization"},  # what the ground floor stands on
     {"backend", "schedules", "images"},
-    {"predictions", "gaussian", "layers", "datasets", "metrics"},
-    {"objectives", "solvers", "guidance", "conditioning", "codecs"},
-    {"dit", "denoiser"},
-    {"sampler", "caching", "weights", "checkpoints"},
+    {"predictions", "gaussian", "layers", "datasets"},
+    {"conditions", "objectives", "solvers", "guidance", "codecs"},
+    {"processes", "networks"},
+    {"sampling", "weights", "adapt"},
+    {"training"},
     {"diffusion"},
-    {"__init__"},  # the public names
+    {"evaluation"},
+    {"caching", "checkpoints", "metrics", "sampler"},  # rooms by their public names
+    {"__init__"},
     {"cli"},
     {"__main__"},
 )

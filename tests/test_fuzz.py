@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import keras_dit
 from keras_dit import codecs
-from keras_dit.conditioning import check_labels
-from keras_dit.diffusion import checks
+from keras_dit.conditions import check_labels
+from keras_dit.training import checks
 
 NOT_COUNTS = st.one_of(
     st.integers(max_value=0),

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from keras_dit import datasets, metrics
+from keras_dit import datasets
+from keras_dit.evaluation import scores as metrics
 
 
 def covariance(dimensions, seed, rank=None):

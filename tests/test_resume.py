@@ -12,9 +12,9 @@ from keras import ops
 from keras_dit import checkpoints, datasets, schedules
 from keras_dit.backend import BACKEND
 from keras_dit.checkpoints import Checkpoint
-from keras_dit.checkpoints.state import variables
 from keras_dit.diffusion import Diffusion
-from keras_dit.dit import DiTModel
+from keras_dit.networks import DiTModel
+from keras_dit.training.checkpoints.state import variables
 
 EPOCHS, STEPS = 3, 4  # of each epoch
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (17, 4, 4, 1)).astype("float32")

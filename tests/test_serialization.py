@@ -24,7 +24,7 @@ ARGUMENTS = {
 def public_classes():
     for module in MODULES:
         for value in vars(module).values():
-            own = inspect.isclass(value) and value.__module__.startswith(module.__name__)
+            own = inspect.isclass(value) and value.__module__.startswith("keras_dit.")
             if own and issubclass(value, Configurable) and is_registered(value):
                 yield value
 

@@ -14,9 +14,9 @@ from tqdm.auto import tqdm
 
 from keras_dit import backend
 from keras_dit.cli import common
-from keras_dit.denoiser import holding, sampling_values
 from keras_dit.diffusion import Diffusion
-from keras_dit.dit import PRESETS, DiTModel, multiply_adds, preset_config
+from keras_dit.networks import PRESETS, DiTModel, multiply_adds, preset_config
+from keras_dit.sampling.denoiser import holding, sampling_values
 from keras_dit.solvers import DDIM
 
 HELP = "how fast this machine runs the network, beside its matrix products"

@@ -8,7 +8,7 @@ import numpy as np
 from keras_dit import datasets, guidance, images, metrics, predictions, schedules, solvers
 from keras_dit.cli import common
 from keras_dit.diffusion import Diffusion
-from keras_dit.dit import DiTModel
+from keras_dit.networks import DiTModel
 
 HELP = "train on the embedded digits, sample, show and score"
 EXAMPLE = """\

@@ -1,8 +1,8 @@
 """keras-dit info: what the published sizes cost."""
 
 from keras_dit.cli import common
-from keras_dit.dit import PRESETS, count_parameters, multiply_adds, preset_config
 from keras_dit.layers.patches import check_image_shape
+from keras_dit.networks import PRESETS, count_parameters, multiply_adds, preset_config
 
 HELP = "parameters, multiply-adds and memory of every published size, or of one"
 EXAMPLE = """\

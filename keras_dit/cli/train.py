@@ -13,10 +13,10 @@ import keras
 
 import keras_dit
 from keras_dit import backend, datasets, objectives, predictions, schedules
-from keras_dit.checkpoints import Checkpoint, Interrupted
 from keras_dit.cli import common
 from keras_dit.diffusion import Diffusion
-from keras_dit.dit import PRESETS, DiTModel, preset_config
+from keras_dit.networks import PRESETS, DiTModel, preset_config
+from keras_dit.training.checkpoints import Checkpoint, Interrupted
 
 HELP = "train a model on a data set"
 EXAMPLE = """\

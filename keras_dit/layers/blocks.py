@@ -14,22 +14,8 @@ from keras import ops
 from keras_dit import backend
 from keras_dit.layers.attention import SelfAttention
 from keras_dit.layers.linear import TokenDense, TokenDenseGELU
-from keras_dit.layers.patches import unpatchify
+from keras_dit.layers.modulation import EPSILON, modulation, split
 from keras_dit.serialization import register
-
-EPSILON = 1e-6  # of the layer norms
-
-
-def _modulation(layer, parts, width):
-    """The linear map from a conditioning vector to `parts` vectors, starting at zero."""
-    return TokenDense(
-        parts * width, kernel_initializer="zeros", dtype=layer.dtype_policy, name="modulation"
-    )
-
-
-def _split(modulation, parts):
-    """(B, parts D) -> `parts` tensors (B, 1, D), each the same for all tokens of a sample."""
-    return ops.split(ops.expand_dims(modulation, 1), parts, axis=-1)
 
 
 @register
@@ -61,7 +47,7 @@ class AdaLNBlock(keras.layers.Layer):
 
     def build(self, tokens_shape, conditioning_shape=None):
         width, dtype = tokens_shape[-1], self.dtype_policy
-        self.modulation = _modulation(self, 6, width)
+        self.modulation = modulation(self, 6, width)
         self.attention = SelfAttention(self.num_heads, dtype=dtype, name="attention")
         self.mlp_in = TokenDenseGELU(int(width * self.mlp_ratio), dtype=dtype, name="mlp_in")
         self.mlp_out = TokenDense(width, dtype=dtype, name="mlp_out")
@@ -74,7 +60,7 @@ class AdaLNBlock(keras.layers.Layer):
         # call, not __call__: what Keras does around a layer was done for the block, and would take
         # torch, which runs this eagerly, a twentieth of the time of a small network.
         modulation = self.modulation.call(ops.silu(conditioning))  # (B, 6 D)
-        shift1, scale1, gate1, shift2, scale2, gate2 = _split(modulation, 6)
+        shift1, scale1, gate1, shift2, scale2, gate2 = split(modulation, 6)
         x = self.attention.call(backend.modulated_layer_norm(tokens, shift1, scale1, EPSILON))
         tokens = backend.multiply_add(x, gate1, tokens)  # (B, T, D)
         x = backend.modulated_layer_norm(tokens, shift2, scale2, self.mlp_epsilon)
@@ -90,48 +76,4 @@ class AdaLNBlock(keras.layers.Layer):
             "mlp_ratio": self.mlp_ratio,
             "mlp_epsilon": self.mlp_epsilon,
         }
-        return {**super().get_config(), **own}
-
-
-@register
-class FinalLayer(keras.layers.Layer):
-    """Tokens -> picture: modulated layer norm, a linear map that starts at zero, patches joined.
-
-    Args:
-        output_shape: (H, W, O) of the picture.
-        patch_size: side p of a patch in pixels.
-
-    Call:
-        tokens (B, (H/p) (W/p), D), conditioning (B, D) -> picture (B, H, W, O).
-    """
-
-    def __init__(self, output_shape, patch_size, **kwargs):
-        super().__init__(**kwargs)
-        self.picture_shape = tuple(output_shape)
-        self.patch_size = patch_size
-
-    def build(self, tokens_shape, conditioning_shape=None):
-        width = tokens_shape[-1]
-        self.modulation = _modulation(self, 2, width)
-        self.projection = TokenDense(
-            self.patch_size**2 * self.picture_shape[-1],
-            kernel_initializer="zeros",
-            dtype=self.dtype_policy,
-            name="projection",
-        )
-        self.modulation.build((None, (conditioning_shape or tokens_shape)[-1]))
-        self.projection.build((None, *tokens_shape[1:]))
-
-    def call(self, tokens, conditioning):
-        shift, scale = _split(self.modulation.call(ops.silu(conditioning)), 2)
-        x = backend.modulated_layer_norm(tokens, shift, scale, EPSILON)
-        patches = self.projection.call(x)  # (B, T, p p O)
-        height, width, _ = self.picture_shape
-        return unpatchify(patches, height, width, self.patch_size)  # (B, H, W, O)
-
-    def compute_output_shape(self, tokens_shape, conditioning_shape=None):
-        return (tokens_shape[0], *self.picture_shape)
-
-    def get_config(self):
-        own = {"output_shape": self.picture_shape, "patch_size": self.patch_size}
         return {**super().get_config(), **own}

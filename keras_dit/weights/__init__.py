@@ -11,7 +11,7 @@ A format is a module with `open_source(path) -> Source` and `export(network, pat
 import difflib
 import pathlib
 
-from keras_dit.dit import DiTModel
+from keras_dit.networks import DiTModel
 from keras_dit.weights import diffusers, facebook_dit, hub
 
 __all__ = ["FORMATS", "export", "load", "open_source"]

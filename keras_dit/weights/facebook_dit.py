@@ -8,7 +8,7 @@ import math
 import pathlib
 import re
 
-from keras_dit.dit import SIZES
+from keras_dit.networks import SIZES
 from keras_dit.weights import layout, safetensors_files, torch_files
 from keras_dit.weights.source import Source, ddpm, flow
 from keras_dit.weights.stored import Stored, some

@@ -13,7 +13,7 @@ import warnings
 import numpy as np
 from keras import ops
 
-from keras_dit.dit import DiTModel
+from keras_dit.networks import DiTModel
 from keras_dit.weights.stored import Stored, some
 
 

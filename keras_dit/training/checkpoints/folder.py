@@ -5,7 +5,7 @@ import pathlib
 import shutil
 import warnings
 
-from keras_dit.checkpoints import files
+from keras_dit.training.checkpoints import files
 
 BEST = "best.safetensors"
 

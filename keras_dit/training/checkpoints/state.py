@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_dit.backend import BACKEND
-from keras_dit.checkpoints import files
+from keras_dit.training.checkpoints import files
 
 
 def variables(model):

@@ -1,10 +1,9 @@
-"""The Diffusion Transformer, and the table of its published sizes.
+"""The Diffusion Transformer.
 
 Reference:
     Peebles, Xie: Scalable Diffusion Models with Transformers (2023).
 """
 
-import difflib
 import os
 import pathlib
 
@@ -13,36 +12,11 @@ import numpy as np
 from keras import ops
 
 from keras_dit import backend
-from keras_dit.conditioning import LabelEmbedding, TimestepEmbedding
+from keras_dit.conditions import LabelEmbedding, TimestepEmbedding
 from keras_dit.layers import AdaLNBlock, FinalLayer, PatchEmbedding, sincos_positions
 from keras_dit.layers.patches import check_image_shape
+from keras_dit.networks.presets import PRESETS, preset_config
 from keras_dit.serialization import register
-
-# name: hidden_size, depth, num_heads (table 1 of the paper)
-SIZES = {"s": (384, 12, 6), "b": (768, 12, 12), "l": (1024, 24, 16), "xl": (1152, 28, 16)}
-PRESETS = {
-    f"dit_{size}_{patch}": {
-        "patch_size": patch,
-        "hidden_size": width,
-        "depth": depth,
-        "num_heads": heads,
-    }
-    for size, (width, depth, heads) in SIZES.items()
-    for patch in (2, 4, 8)
-}
-
-
-def preset_config(name):
-    """patch_size, hidden_size, depth and num_heads of a published size, as a dict.
-
-    Raises:
-        ValueError: for an unknown name, with the valid ones, the nearest first.
-    """
-    if name not in PRESETS:
-        nearest = difflib.get_close_matches(str(name), PRESETS, n=3, cutoff=0.0)
-        names = nearest + [other for other in PRESETS if other not in nearest]
-        raise ValueError(f"preset must be one of {', '.join(names)}. Received: preset={name!r}")
-    return dict(PRESETS[name])
 
 
 @register
@@ -281,59 +255,3 @@ def _check(config):
         )
     if not 1 <= config["mlp_ratio"] * width < float("inf"):
         raise ValueError(f"mlp_ratio must be positive. Received: mlp_ratio={config['mlp_ratio']!r}")
-
-
-def count_parameters(config):
-    """Parameters of a network, fixed positions included, without building it.
-
-    Args:
-        config: arguments of `DiTModel` as a dict; those left out take its defaults.
-
-    Returns:
-        int.
-    """
-    size = _Extent(config)
-    width, mlp = size.width, size.mlp
-    block = _dense(width, 6 * width) + _dense(width, 3 * width) + _dense(width, width)
-    block += _dense(width, mlp) + _dense(mlp, width)
-    time = _dense(size.frequencies, width) + _dense(width, width)
-    classes = config.get("num_classes")
-    label = 0 if classes is None else (classes + 1) * width
-    final = _dense(width, 2 * width) + _dense(width, size.patch_numbers * size.output_channels)
-    patches = _dense(size.patch_numbers * size.channels, width)
-    return patches + size.tokens * width + time + label + size.depth * block + final
-
-
-def multiply_adds(config):
-    """Multiply-adds of one picture's forward pass, which the paper's table calls Gflops.
-
-    Args:
-        config: arguments of `DiTModel` as a dict; those left out take its defaults.
-
-    Returns:
-        int.
-    """
-    size = _Extent(config)
-    width, tokens = size.width, size.tokens
-    block = tokens * (4 * width**2 + 2 * width * size.mlp + 2 * tokens * width) + 6 * width**2
-    ends = tokens * size.patch_numbers * width * (size.channels + size.output_channels)
-    conditioning = size.frequencies * width + width**2 + 2 * width**2
-    return size.depth * block + ends + conditioning
-
-
-class _Extent:
-    """The numbers that the cost of a network is made of."""
-
-    frequencies = 256
-
-    def __init__(self, config):
-        height, columns, self.channels = config["input_shape"]
-        self.patch_numbers = config["patch_size"] ** 2
-        self.tokens = height * columns // self.patch_numbers
-        self.width, self.depth = config["hidden_size"], config["depth"]
-        self.mlp = int(self.width * config.get("mlp_ratio", 4.0))
-        self.output_channels = self.channels * (2 if config.get("learned_variance") else 1)
-
-
-def _dense(inputs, outputs):
-    return (inputs + 1) * outputs

@@ -5,8 +5,8 @@ import warnings
 import keras
 import numpy as np
 
-from keras_dit.caching import Cache, check_network
-from keras_dit.conditioning import check_labels
+from keras_dit.conditions import check_labels
+from keras_dit.sampling.caching import Cache, check_network
 
 
 def instance(name, value, default, kind):

@@ -8,8 +8,10 @@ import numpy as np
 from keras import ops
 from tqdm.auto import tqdm
 
-from keras_dit import backend, sampler
-from keras_dit.caching import CachedNetwork
+from keras_dit import backend
+from keras_dit.sampling import loop
+from keras_dit.sampling import noise as noises
+from keras_dit.sampling.caching import CachedNetwork
 
 
 class Generation:
@@ -49,8 +51,8 @@ class Generation:
             numpy (N, ...). After an interruption (Ctrl-C), with a warning, what there is: the
             finished batches, and of the batch under way its last estimates.
         """
-        rates = sampler.run_rates(self.denoiser.schedule, times)
-        evaluations = sampler.evaluations(solver, len(rates))  # of a batch
+        rates = loop.run_rates(self.denoiser.schedule, times)
+        evaluations = loop.evaluations(solver, len(rates))  # of a batch
         count = sum(map(len, chunks))
         values = self.denoiser.values()
         done, estimate = [], None
@@ -86,9 +88,9 @@ class Generation:
         return np.concatenate(done)
 
     def _batch(self, advance, chunk, rates, solver, seed, callback):
-        noise = sampler.initial_noise(seed, chunk, self.denoiser.network.image_shape)
-        step_noise = sampler.HostNoise(seed, chunk, noise.shape[1:], stream=1)
-        x0 = sampler.run(advance, noise, rates, solver, step_noise, callback)
+        noise = noises.initial_noise(seed, chunk, self.denoiser.network.image_shape)
+        step_noise = noises.HostNoise(seed, chunk, noise.shape[1:], stream=1)
+        x0 = loop.run(advance, noise, rates, solver, step_noise, callback)
         return ops.convert_to_numpy(x0)
 
     def _interrupted(self, done, estimate, count):
@@ -104,7 +106,7 @@ class Generation:
         return np.concatenate(done)
 
     def _step(self, solver, form, cache, jit_compile):
-        """`sampler.take_step`, compiled once for each combination of the arguments.
+        """`loop.take_step`, compiled once for each combination of the arguments.
 
         It takes the cache's memory before the condition and returns the new one last.
         """
@@ -118,7 +120,7 @@ class Generation:
                     network = CachedNetwork(network, cache, memory)
                     denoiser = dataclasses.replace(denoiser, network=network)
                 denoise = form.bind(numbers)(denoiser, condition)
-                result = sampler.take_step(denoise, solver, x, here, there, state, noise)
+                result = loop.take_step(denoise, solver, x, here, there, state, noise)
                 return *result, None if memory is None else network.memory
 
             self._compiled[key] = backend.compile_inference(advance, jit_compile)

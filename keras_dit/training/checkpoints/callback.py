@@ -12,7 +12,7 @@ import time
 import keras
 import numpy as np
 
-from keras_dit.checkpoints import folder, state
+from keras_dit.training.checkpoints import folder, state
 
 
 class Interrupted(KeyboardInterrupt):

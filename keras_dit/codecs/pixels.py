@@ -1,7 +1,4 @@
-"""Pictures <-> what the network sees.
-
-A codec's `encode` runs inside the training step, on tensors; its `decode` on the host.
-"""
+"""Codecs without weights."""
 
 import math
 from dataclasses import dataclass
@@ -9,21 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from keras import ops
 
-from keras_dit.serialization import Configurable, register
-
-
-class Codec(Configurable):
-    """Pictures <-> samples of about unit size. Subclasses are frozen dataclasses."""
-
-    low, high = -math.inf, math.inf  # the range in which pictures are expected
-
-    def encode(self, images):
-        """Tensor of pictures (B, H, W, C), any number type -> float32 samples x0."""
-        raise NotImplementedError
-
-    def decode(self, samples):
-        """numpy samples x0 -> numpy float32 pictures."""
-        raise NotImplementedError
+from keras_dit.codecs.base import Codec
+from keras_dit.serialization import register
 
 
 @register

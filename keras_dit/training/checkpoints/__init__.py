@@ -4,11 +4,11 @@ diffusion.fit(data, epochs=100, callbacks=[keras_dit.checkpoints.Checkpoint("run
 diffusion.fit(data, epochs=100, callbacks=[keras_dit.checkpoints.Checkpoint("run", resume=True)])
 """
 
-from keras_dit.checkpoints.callback import Checkpoint, Interrupted
-from keras_dit.checkpoints.files import CorruptCheckpointError, read, write
-from keras_dit.checkpoints.folder import newest
-from keras_dit.checkpoints.state import load, save
-from keras_dit.checkpoints.training import fit
+from keras_dit.training.checkpoints.callback import Checkpoint, Interrupted
+from keras_dit.training.checkpoints.files import CorruptCheckpointError, read, write
+from keras_dit.training.checkpoints.folder import newest
+from keras_dit.training.checkpoints.state import load, save
+from keras_dit.training.checkpoints.training import fit
 
 __all__ = [
     "Checkpoint",

@@ -4,7 +4,7 @@ import warnings
 
 import keras
 
-from keras_dit.checkpoints import positions
+from keras_dit.training.checkpoints import positions
 
 
 def fit(train, model, checkpoint, data, epochs, callbacks, verbose, **kwargs):

@@ -6,20 +6,20 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dit import backend, checkpoints, sampler, weights
-from keras_dit.checkpoints import Checkpoint
+from keras_dit import backend, sampling, weights
 from keras_dit.codecs import Codec, Pixels
-from keras_dit.denoiser import Denoiser
-from keras_dit.diffusion import checks
-from keras_dit.diffusion.average import WeightAverage
-from keras_dit.diffusion.generation import Generation
-from keras_dit.diffusion.skips import StopOnSkips, all_finite
 from keras_dit.guidance import Guidance, Unguided
 from keras_dit.objectives import Hybrid, MeanSquaredError, Objective
 from keras_dit.predictions import LearnedVariance, Noise, Prediction
+from keras_dit.sampling.denoiser import Denoiser
+from keras_dit.sampling.generation import Generation
 from keras_dit.schedules import LinearBeta, NoiseSchedule, TableSchedule, broadcast
 from keras_dit.serialization import register
 from keras_dit.solvers import DDIM, Solver
+from keras_dit.training import checkpoints, checks
+from keras_dit.training.average import WeightAverage
+from keras_dit.training.checkpoints import Checkpoint
+from keras_dit.training.skips import StopOnSkips, all_finite
 
 
 @register
@@ -346,8 +346,8 @@ class Diffusion(keras.Model):
         labels, count = checks.requested(labels, num_images, self.network.num_classes)
         solver = checks.instance("solver", solver, DDIM, Solver)
         guidance = checks.instance("guidance", guidance, Unguided, Guidance)
-        times = sampler.run_times(self.schedule, steps, grid)
-        sampler.check_seed(seed, count)
+        times = sampling.run_times(self.schedule, steps, grid)
+        sampling.check_seed(seed, count)
         checks.cache(caching, self.network)
         checks.jit_compile(jit_compile)
         if batch_size < 1:

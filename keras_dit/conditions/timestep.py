@@ -1,0 +1,70 @@
+"""Time -> vector."""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_dit.serialization import register
+
+
+@register
+class TimestepEmbedding(keras.layers.Layer):
+    """Time -> vector: sine and cosine features, then an MLP.
+
+        [cos(t ω_i), sin(t ω_i)],   ω_i = exp(−ln(10000) i / (F/2 − shift)),   i < F/2
+
+    The features are float32 under any dtype policy, since bfloat16 cannot tell t = 999 from 1000.
+
+    Args:
+        hidden_size: width D of the embedding.
+        frequency_size: number F of features, even.
+        frequency_shift: 0 as in DiT; 1 as in diffusers.
+
+    Call:
+        t (B,), float, on the schedule's scale (DDPM: 0 … 999) -> (B, D).
+
+    Reference:
+        Peebles, Xie: Scalable Diffusion Models with Transformers (2023), appendix A.
+    """
+
+    def __init__(self, hidden_size, frequency_size=256, frequency_shift=0, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+        self.hidden_size = hidden_size
+        self.frequency_size = frequency_size
+        self.frequency_shift = frequency_shift
+
+    def build(self, input_shape=None):
+        def dense(name):
+            return keras.layers.Dense(
+                self.hidden_size,
+                kernel_initializer=keras.initializers.RandomNormal(stddev=0.02),
+                dtype=self.dtype_policy,
+                name=name,
+            )
+
+        self.mlp_in, self.mlp_out = dense("mlp_in"), dense("mlp_out")
+        self.mlp_in.build((None, self.frequency_size))
+        self.mlp_out.build((None, self.hidden_size))
+
+    def call(self, t):
+        half = self.frequency_size // 2
+        index = np.arange(half, dtype="float64")
+        frequency = np.exp(-math.log(10000.0) * index / (half - self.frequency_shift))
+        frequency = ops.convert_to_tensor(frequency, "float32")
+        angle = ops.expand_dims(ops.cast(t, "float32"), -1) * frequency
+        features = ops.concatenate([ops.cos(angle), ops.sin(angle)], axis=-1)  # (B, F)
+        x = self.mlp_in(ops.cast(features, self.compute_dtype))
+        return self.mlp_out(ops.silu(x))  # (B, D)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape, self.hidden_size)
+
+    def get_config(self):
+        own = {
+            "hidden_size": self.hidden_size,
+            "frequency_size": self.frequency_size,
+            "frequency_shift": self.frequency_shift,
+        }
+        return {**super().get_config(), **own}

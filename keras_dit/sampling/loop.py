@@ -1,0 +1,163 @@
+"""The sampling loop: the only one.
+
+A run visits the times t_0 > t_1 > … > t_n = 0 of a grid. Between two of them the solver takes a
+step; the last one, to t = 0, is the denoiser itself, E[x0 | x_{t_{n−1}}].
+"""
+
+import itertools
+
+import numpy as np
+from keras import ops
+
+from keras_dit.sampling.noise import HostNoise
+from keras_dit.schedules import Rates, TimeGrid, UniformGrid
+from keras_dit.solvers import DDIM
+
+STEPS = 50  # of a run that names no number, on a grid that has none
+
+
+def sample(
+    denoise,
+    noise,
+    schedule,
+    steps=None,
+    solver=None,
+    grid=None,
+    seed=0,
+    callback=None,
+    indices=None,
+):
+    """Sample anything that can be denoised: no network needed.
+
+    Args:
+        denoise: (x_t, rates) -> `Denoised`, with x_t float32 (B, ...) and rates of scalars. It is
+            called as it is: compile it first if that pays.
+        noise: standard normal, (B, ...); the run starts from σ(t_0) times it.
+        schedule: the `NoiseSchedule`.
+        steps: number of steps, 1 … the schedule's own number; None: the grid's, else 50.
+        solver: a `Solver`; None: `DDIM()`.
+        grid: a `TimeGrid`; None: the schedule's.
+        seed: of a stochastic solver's noise, as for `HostNoise`.
+        callback: called as callback(step, t, x_t, x0) after each step, with the time that was
+            left, the samples there and their denoised estimate, as numpy arrays.
+        indices: the samples' numbers, which say what noise each gets; None: 0 … B − 1.
+
+    Returns:
+        The samples at t = 0, a float32 tensor (B, ...).
+
+    Raises:
+        ValueError: if steps is below 1 or above the schedule's, or not the grid's.
+    """
+    solver = solver or DDIM()
+
+    def advance(x, here, there, state, step_noise):
+        return take_step(denoise, solver, x, here, there, state, step_noise)
+
+    indices = range(len(noise)) if indices is None else indices
+    step_noise = HostNoise(seed, indices, noise.shape[1:], stream=1)
+    times = run_times(schedule, steps, grid)
+    return run(advance, noise, run_rates(schedule, times), solver, step_noise, callback)
+
+
+def invert(denoise, x0, schedule, steps=None, solver=None, grid=None):
+    """Data -> noise: the run of a solver without noise and memory backwards.
+
+    `sample` from what this gives comes back to x0, but for the error of the steps (DDIM
+    inversion). The first step, which `sample` leaves to the denoiser, adds the noise that the
+    denoiser sees in data without any.
+
+    Args:
+        denoise, schedule, steps, solver, grid: as for `sample`.
+        x0: data, (B, ...).
+
+    Returns:
+        Noise, a float32 tensor (B, ...): `sample` takes it as its `noise`.
+
+    Reference:
+        Song et al., Denoising Diffusion Implicit Models (2021), section 4.3.
+    """
+    solver = solver or DDIM()
+    message = f"no run backwards with this solver: use DDIM, Euler or Heun. Received: {solver}"
+    if solver.stochastic:
+        raise ValueError(message)
+    rates = run_rates(schedule, run_times(schedule, steps, grid))[::-1]
+    x = rates[0].alpha * ops.convert_to_tensor(x0, "float32")
+    x = x + (x - rates[0].alpha * denoise(x, rates[0]).x0)
+    for here, there in itertools.pairwise(rates):
+        x, state = solver.step(denoise, x, here, there, None, None)
+        if state is not None:
+            raise ValueError(message)
+    return x / rates[-1].sigma
+
+
+def take_step(denoise, solver, x, here, there, state, noise):
+    """One step of a run, a pure function that can be compiled; `there` is None for the last one.
+
+    Returns:
+        The samples there, the solver's new state, and E[x0 | x] at `here`.
+    """
+    if there is None:
+        x0 = denoise(x, here).x0
+        return x0, state, x0
+    estimates = []
+
+    def watched(x_t, rates):
+        estimates.append(denoise(x_t, rates))
+        return estimates[-1]
+
+    x, state = solver.step(watched, x, here, there, state, noise)
+    return x, state, estimates[0].x0
+
+
+def run(advance, noise, rates, solver, step_noise, callback):
+    """The loop over a run's steps; `advance` is `take_step` of some denoiser, compiled or not."""
+    x = ops.convert_to_tensor(noise, "float32") * rates[0].sigma
+    state = solver.init(x)
+    for step, (here, there) in enumerate(itertools.pairwise([*rates, None])):
+        z = None
+        if there is not None and solver.stochastic:
+            z = ops.convert_to_tensor(step_noise.draw())
+        before = x
+        x, state, x0 = advance(x, here, there, state, z)
+        if callback is not None:
+            numpy = ops.convert_to_numpy
+            callback(step, float(numpy(here.t)), numpy(before), numpy(x0))
+    return x
+
+
+def evaluations(solver, steps):
+    """How often a run calls the denoiser; the last step does once."""
+    return solver.evaluations * (steps - 1) + 1
+
+
+def run_times(schedule, steps=None, grid=None):
+    """The times of a run, numpy float32 (steps + 1,), falling to 0.
+
+    Raises:
+        ValueError: if the schedule and the grid have no such run.
+    """
+    grid = schedule.grid or UniformGrid() if grid is None else grid
+    if not isinstance(grid, TimeGrid):
+        raise ValueError(f"grid must be a TimeGrid, such as ArrayGrid(times). Received: {grid!r}")
+    steps = steps if steps is not None else grid.steps or min(STEPS, schedule.steps or STEPS)
+    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
+        raise ValueError(f"steps must be an integer of 1 or more. Received: steps={steps!r}")
+    if schedule.steps is not None and steps > schedule.steps:
+        raise ValueError(
+            f"steps must be at most the schedule's {schedule.steps}. Received: steps={steps}"
+        )
+    if grid.steps is not None and steps != grid.steps:
+        raise ValueError(f"steps must be the grid's {grid.steps}. Received: steps={steps}")
+    times = grid(schedule, int(steps))
+    if not (times[0] <= 1 and times[-1] == 0 and (np.diff(times) < 0).all()):
+        raise ValueError(
+            f"the times of {grid} with steps={steps} do not fall from at most 1 to 0. "
+            f"Received: schedule={schedule}"
+        )
+    return times
+
+
+def run_rates(schedule, times):
+    """The rates of every time of a run but the last, 0, each a `Rates` of scalar tensors."""
+    table = [ops.convert_to_numpy(values) for values in schedule(times[:-1])]
+    return [Rates(*map(ops.convert_to_tensor, row)) for row in zip(*table, strict=True)]

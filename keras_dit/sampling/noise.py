@@ -1,0 +1,50 @@
+"""The noise of a run, drawn on the host so that every backend gets the same."""
+
+import numpy as np
+
+
+class HostNoise:
+    """Standard normal noise, drawn on the host so that every backend gets the same.
+
+    Each sample has a stream of its own, numpy's Philox keyed by (seed, index): what a sample
+    gets depends neither on the batch it is made in nor on the other samples.
+
+    Args:
+        seed: integer of 0 or more; or a sequence with one for each sample of the run, and then
+            sample i gets what sample 0 gets under seed[i] alone.
+        indices: the samples' numbers within the run.
+        shape: of one sample.
+        stream: 0 for a run's first noise, 1 for that of its steps.
+    """
+
+    def __init__(self, seed, indices, shape, stream):
+        check_seed(seed)
+        self.shape = tuple(shape)
+        several = np.ndim(seed) > 0
+        keys = [(seed[i], 0) if several else (seed, i) for i in indices]
+        self.generators = [_philox(*key, stream) for key in keys]
+
+    def draw(self):
+        """The next noise, numpy float32 (len(indices), *shape)."""
+        draws = [g.standard_normal(self.shape, dtype="float32") for g in self.generators]
+        return np.stack(draws)
+
+
+def _philox(seed, index, stream):
+    philox = np.random.Philox(key=[int(seed), int(index)], counter=[0, 0, 0, stream])
+    return np.random.Generator(philox)
+
+
+def check_seed(seed, count=None):
+    """Raise ValueError unless it is a seed, or a sequence of them, `count` where that is given."""
+    seeds = [seed] if np.ndim(seed) == 0 else seed
+    for one in seeds:
+        if isinstance(one, bool) or not isinstance(one, (int, np.integer)) or one < 0:
+            raise ValueError(f"seed must be an integer of 0 or more. Received: seed={one!r}")
+    if np.ndim(seed) and count is not None and len(seed) != count:
+        raise ValueError(f"there are {len(seed)} seeds for {count} samples")
+
+
+def initial_noise(seed, indices, shape):
+    """The noise that `Diffusion` starts a run from: numpy float32 (len(indices), *shape)."""
+    return HostNoise(seed, indices, shape, stream=0).draw()

@@ -1,0 +1,35 @@
+"""A run, kept step by step."""
+
+import numpy as np
+
+
+class Trajectory:
+    """A callback that keeps every step of a run.
+
+    Attributes:
+        t: the times, a list of n floats.
+        x_t, x0: the samples and their estimates at those times, numpy (n, N, ...), of all
+            batches together.
+    """
+
+    def __init__(self):
+        self.t, self._steps = [], []
+
+    def __call__(self, step, t, x_t, x0):
+        if step == len(self._steps):
+            self.t.append(t)
+            self._steps.append([])
+        self._steps[step].append((x_t, x0))
+
+    @property
+    def x_t(self):
+        return self._join(0)
+
+    @property
+    def x0(self):
+        return self._join(1)
+
+    def _join(self, part):
+        whole = min(map(len, self._steps))  # batches that were not interrupted
+        steps = [[batch[part] for batch in batches[:whole]] for batches in self._steps]
+        return np.stack([np.concatenate(batches) for batches in steps])

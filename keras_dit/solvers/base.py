@@ -1,0 +1,56 @@
+"""One step from noisy to less noisy.
+
+A solver sees a denoiser, (x_t, rates) -> `Denoised`, and the rates here (time t) and there
+(s < t); it knows neither the network nor its parameterisation. The noise that x holds is
+ε = (x − α_t x0) / σ_t. Along the probability flow, with λ = log(α / σ) and h = λ_s − λ_t,
+
+    x_s = σ_s / σ_t x_t + α_s ∫₀ʰ e^{r − h} x0(λ_t + r) dr                                  (1)
+
+(Lu et al., DPM-Solver++, 2022, proposition 4.1), and solvers differ in how they guess x0 on the
+way. A run's first time may have no signal, λ = −∞: an estimate infinitely far back then has no
+weight. σ is above 0 at both ends of a step, since the last one, to t = 0, is the denoiser itself
+and taken by the sampler. Steps are plain arithmetic, so they run on tensors and numpy arrays.
+"""
+
+from keras_dit.serialization import Configurable
+
+
+class Solver(Configurable):
+    """One step of a sampling run. Subclasses are frozen dataclasses.
+
+    Attributes:
+        order: of convergence: the error of a run falls with steps^-order.
+        evaluations: how often a step calls the denoiser.
+    """
+
+    order = 1
+    evaluations = 1
+
+    @property
+    def stochastic(self):
+        """Whether a step uses noise."""
+        return False
+
+    def init(self, x):
+        """The state before the first step: whatever `step` carries over, None if nothing."""
+        return None
+
+    def step(self, denoise, x, here, there, state, noise):
+        """One step.
+
+        Args:
+            denoise: (x_t, rates) -> `Denoised`.
+            x: the samples at time `here.t`, (B, ...).
+            here, there: `Rates` of scalars, `there` the less noisy.
+            state: what the last step returned.
+            noise: N(0, I) of the shape of x if the solver is stochastic, else None.
+
+        Returns:
+            The samples at time `there.t` and the new state.
+        """
+        raise NotImplementedError
+
+
+def check_fraction(name, value):
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name} must be in [0, 1]. Received: {name}={value}")

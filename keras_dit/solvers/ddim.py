@@ -1,0 +1,51 @@
+"""Denoising Diffusion Implicit Models."""
+
+from dataclasses import dataclass
+
+from keras_dit.serialization import register
+from keras_dit.solvers import probability_flow as flow
+from keras_dit.solvers.base import Solver, check_fraction
+
+
+@register
+@dataclass(frozen=True)
+class DDIM(Solver):
+    """x_s = α_s x0 + √(σ_s² − τ²) ε + τ z, with τ = η times the posterior's deviation.
+
+    η = 0 is deterministic, (1) with x0 held fixed; η = 1 is DDPM.
+
+    Reference:
+        Song, Meng, Ermon: Denoising Diffusion Implicit Models (2021), equations 12 and 16.
+    """
+
+    eta: float = 0.0
+
+    def __post_init__(self):
+        check_fraction("eta", self.eta)
+
+    @property
+    def stochastic(self):
+        return self.eta > 0
+
+    def step(self, denoise, x, here, there, state, noise):
+        x0 = denoise(x, here).x0
+        if not self.stochastic:
+            return flow.follow(x, x0, here, there), state
+        fresh = self.eta**2 * flow.fresh(here, there)
+        direction = there.sigma / here.sigma * (1.0 - fresh) ** 0.5
+        deviation = there.sigma * fresh**0.5
+        return there.alpha * x0 + direction * (x - here.alpha * x0) + deviation * noise, state
+
+
+@register
+@dataclass(frozen=True)
+class EulerAncestral(DDIM):
+    """Euler's method to a lower noise level than asked for, and fresh noise up to it.
+
+    k-diffusion's name, derivation and η; the step is that of `DDIM`.
+
+    Reference:
+        Crowson, k-diffusion (2022), sample_euler_ancestral.
+    """
+
+    eta: float = 1.0

@@ -1,0 +1,29 @@
+"""The step of a consistency model."""
+
+from dataclasses import dataclass
+
+from keras_dit.serialization import register
+from keras_dit.solvers.base import Solver
+
+
+@register
+@dataclass(frozen=True)
+class LCM(Solver):
+    """x_s = α_s x0 + σ_s z: the estimate under noise that is all new.
+
+    For networks distilled to give the end of the trajectory (consistency models); from an
+    ordinary one, whose estimate is a mean, it makes smooth pictures of too little variety.
+
+    Reference:
+        Song et al., Consistency Models (2023), algorithm 1; Luo et al., Latent Consistency
+        Models (2023).
+    """
+
+    order = 0  # of a consistency model every step is exact, of another no number of them is
+
+    @property
+    def stochastic(self):
+        return True
+
+    def step(self, denoise, x, here, there, state, noise):
+        return there.alpha * denoise(x, here).x0 + there.sigma * noise, state
