@@ -93,8 +93,9 @@ def label_agreement(images, labels, reference_images, reference_labels):
 def _root(covariance):
     """The symmetric root of a symmetric positive semidefinite matrix."""
     values, vectors = np.linalg.eigh(covariance)
-    # Rounding makes the zero eigenvalues of a singular matrix slightly negative.
-    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    # Rounding leaves ±1e−16 of a zero eigenvalue, whose root would be 1e−8.
+    rounding = len(values) * np.finfo("float64").eps * np.abs(values).max()
+    return (vectors * np.sqrt(np.where(values > rounding, values, 0.0))) @ vectors.T
 
 
 def _checked_moments(name, mean, covariance):
