@@ -7,13 +7,12 @@ Diffusion Models Beat GANs on Image Synthesis, 2021) and DiT: halved with a box 
 sides stay large enough, then resized by a bicubic filter to cover (H, W), then cut at the centre.
 """
 
-import io
 import math
-import os
-import pathlib
 
 import numpy as np
 from PIL import Image, ImageOps
+
+from keras_dit import files
 
 
 def to_uint8(images):
@@ -110,23 +109,6 @@ def _pillow(picture):
     return Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
 
 
-def _write(path, data):
-    """Write bytes beside the target, then rename: a reader sees the old file or the whole new."""
-    path = pathlib.Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        if path.is_dir():
-            raise IsADirectoryError("it is a folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            beside.write_bytes(data)
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        raise OSError(f"cannot write {path}: {error}") from error
-
-
 def save_png(path, picture):
     """Write one picture as PNG, creating the folder where needed.
 
@@ -138,9 +120,9 @@ def save_png(path, picture):
         OSError: if the target cannot be written; an older file is then left as it was.
         ValueError: on another shape or dtype.
     """
-    data = io.BytesIO()
-    _pillow(picture).save(data, "PNG")
-    _write(path, data.getvalue())
+    picture = _pillow(picture)
+    with files.beside(path) as new:
+        picture.save(new, "PNG")
 
 
 def save_gif(path, frames, milliseconds=100, last=1000):
@@ -166,11 +148,10 @@ def save_gif(path, frames, milliseconds=100, last=1000):
             f"Received: milliseconds={milliseconds}, last={last}"
         )
     durations = [milliseconds] * (len(pictures) - 1) + [last]
-    data = io.BytesIO()
-    pictures[0].save(
-        data, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0
-    )
-    _write(path, data.getvalue())
+    with files.beside(path) as new:
+        pictures[0].save(
+            new, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0
+        )
 
 
 def _to_mode(picture, mode):

@@ -1,9 +1,7 @@
 """What the commands share."""
 
 import argparse
-import difflib
 import math
-import os
 import pathlib
 import uuid
 
@@ -11,7 +9,8 @@ import keras
 import numpy as np
 from tqdm.auto import tqdm
 
-from keras_dit import guidance, images
+from keras_dit import files, guidance, images
+from keras_dit.registry import nearest_first
 
 
 def _number(text, kind, allowed, description):
@@ -50,9 +49,7 @@ def one_of(names):
     def name(text):
         if text in names:
             return text
-        nearest = difflib.get_close_matches(text, names, n=3, cutoff=0.0)
-        others = [other for other in names if other not in nearest]
-        choices = ", ".join(nearest + others)
+        choices = ", ".join(nearest_first(text, names))
         raise argparse.ArgumentTypeError(f"must be one of {choices}, not {text!r}")
 
     return name
@@ -84,11 +81,9 @@ def writable_folder(path):
 
 
 def save_model(model, path):
-    """Save beside, then rename: a file that was good stays until the new one is whole."""
-    path = pathlib.Path(path)
-    beside = path.with_name(f".{path.stem}.new.keras")
-    model.save(beside)
-    os.replace(beside, path)
+    """Save a `.keras` file; one that was good stays until the new one is whole."""
+    with files.beside(path) as new:
+        model.save(new)
 
 
 class TrainingBar(keras.callbacks.Callback):

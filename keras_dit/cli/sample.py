@@ -7,7 +7,7 @@ import zipfile
 import keras
 import numpy as np
 
-from keras_dit import caching, guidance, images, sampler, schedules, solvers
+from keras_dit import caching, files, guidance, images, sampler, schedules, solvers
 from keras_dit.cli import common
 from keras_dit.diffusion import Diffusion
 
@@ -252,7 +252,8 @@ def _write(out, pictures, model, columns):
         common.save_grid(out, pictures, min(columns, len(pictures)))
         return out
     numbers = out.with_suffix(".npy")
-    np.save(numbers, pictures)
+    with files.beside(numbers) as new:
+        np.save(new, pictures)
     if out.suffix == ".npy":
         return numbers
     shown = pictures[..., :3] if pictures.shape[-1] >= 3 else pictures[..., :1]

@@ -4,7 +4,6 @@ import argparse
 import csv
 import json
 import math
-import os
 import pathlib
 import shlex
 import time
@@ -12,7 +11,7 @@ import time
 import keras
 
 import keras_dit
-from keras_dit import backend, datasets, objectives, predictions, schedules
+from keras_dit import backend, datasets, files, objectives, predictions, schedules
 from keras_dit.cli import common
 from keras_dit.diffusion import Diffusion
 from keras_dit.networks import PRESETS, DiTModel, preset_config
@@ -193,9 +192,8 @@ def _write_config(folder, arguments, data, model):
         "class_names": list(data.class_names or ()),
         "model": model.get_config(),
     }
-    beside = folder / ".config.json.new"
-    beside.write_text(json.dumps(config, indent=2) + "\n")
-    os.replace(beside, folder / "config.json")
+    with files.beside(folder / "config.json") as new:
+        new.write_text(json.dumps(config, indent=2) + "\n")
 
 
 class _Log(keras.callbacks.Callback):

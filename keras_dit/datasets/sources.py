@@ -1,6 +1,5 @@
 """One way to name any data set: by its name, or by its folder."""
 
-import difflib
 import pathlib
 
 from PIL import Image
@@ -8,6 +7,7 @@ from PIL import Image
 from keras_dit.datasets import arrays
 from keras_dit.datasets.batches import ImageBatches
 from keras_dit.datasets.folders import checked_size, image_folder, list_classes
+from keras_dit.registry import nearest_first
 
 NAMES = ("digits", "fashion-mnist")
 
@@ -20,10 +20,9 @@ def _read_whole(source):
         return (*arrays.fashion_mnist_bytes(None, "train"), arrays.FASHION_MNIST_CLASSES)
     folder = pathlib.Path(source)
     if not folder.is_dir():
-        near = difflib.get_close_matches(str(source), NAMES, len(NAMES), 0.0)
+        names = ", ".join(nearest_first(source, NAMES))
         raise ValueError(
-            f"the data must be one of {', '.join(near)}, or an existing folder. "
-            f"Received: {str(source)!r}"
+            f"the data must be one of {names}, or an existing folder. Received: {str(source)!r}"
         )
     if arrays.is_idx_folder(folder):
         return (*arrays.load_idx(folder, "train"), None)

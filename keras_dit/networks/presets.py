@@ -4,22 +4,25 @@ Reference:
     Peebles, Xie: Scalable Diffusion Models with Transformers (2023), table 1.
 """
 
-import difflib
+from keras_dit.registry import Registry
 
 # name: hidden_size, depth, num_heads (table 1 of the paper)
 SIZES = {"s": (384, 12, 6), "b": (768, 12, 12), "l": (1024, 24, 16), "xl": (1152, 28, 16)}
 
 
-PRESETS = {
-    f"dit_{size}_{patch}": {
-        "patch_size": patch,
-        "hidden_size": width,
-        "depth": depth,
-        "num_heads": heads,
-    }
-    for size, (width, depth, heads) in SIZES.items()
-    for patch in (2, 4, 8)
-}
+PRESETS = Registry(
+    "preset",
+    {
+        f"dit_{size}_{patch}": {
+            "patch_size": patch,
+            "hidden_size": width,
+            "depth": depth,
+            "num_heads": heads,
+        }
+        for size, (width, depth, heads) in SIZES.items()
+        for patch in (2, 4, 8)
+    },
+)
 
 
 def preset_config(name):
@@ -28,8 +31,4 @@ def preset_config(name):
     Raises:
         ValueError: for an unknown name, with the valid ones, the nearest first.
     """
-    if name not in PRESETS:
-        nearest = difflib.get_close_matches(str(name), PRESETS, n=3, cutoff=0.0)
-        names = nearest + [other for other in PRESETS if other not in nearest]
-        raise ValueError(f"preset must be one of {', '.join(names)}. Received: preset={name!r}")
-    return dict(PRESETS[name])
+    return dict(PRESETS.named(name))

@@ -8,15 +8,15 @@
 A format is a module with `open_source(path) -> Source` and `export(network, path)`.
 """
 
-import difflib
 import pathlib
 
 from keras_dit.networks import DiTModel
+from keras_dit.registry import Registry
 from keras_dit.weights import diffusers, facebook_dit, hub
 
 __all__ = ["FORMATS", "export", "load", "open_source"]
 
-FORMATS = {"facebook_dit": facebook_dit, "diffusers": diffusers}
+FORMATS = Registry("format", {"facebook_dit": facebook_dit, "diffusers": diffusers})
 
 
 def open_source(path):
@@ -68,10 +68,7 @@ def export(network, path, format="facebook_dit"):
     """
     if not isinstance(network, DiTModel):
         raise ValueError(f"network must be a DiTModel. Received: {network!r}")
-    if format not in FORMATS:
-        nearest = difflib.get_close_matches(str(format), FORMATS, n=len(FORMATS), cutoff=0.0)
-        raise ValueError(f"format must be one of {', '.join(nearest)}. Received: {format!r}")
-    FORMATS[format].export(network, path)
+    FORMATS.named(format).export(network, path)
 
 
 DiTModel.open_weights = staticmethod(load)

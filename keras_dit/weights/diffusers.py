@@ -14,10 +14,11 @@ import warnings
 import numpy as np
 
 from keras_dit import codecs, predictions, schedules
+from keras_dit.files import beside
 from keras_dit.layers import sincos_positions
 from keras_dit.weights import facebook_dit, layout, safetensors_files
 from keras_dit.weights import source as sources
-from keras_dit.weights.stored import Stored, beside, joined, some
+from keras_dit.weights.stored import Stored, joined, some
 
 _FILE = "diffusion_pytorch_model"
 _CLASSES = ("DiTTransformer2DModel", "Transformer2DModel")

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from keras_dit.weights.stored import Stored, beside
+from keras_dit.files import beside
+from keras_dit.weights.stored import Stored
 
 
 def _library():

@@ -1,9 +1,6 @@
 """A tensor in a file: what it is, known at once, and its numbers, read when they are asked for."""
 
-import os
-import pathlib
 from collections.abc import Callable
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -32,19 +29,3 @@ def some(names, most=3):
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(str, names[:most])) + more
-
-
-@contextmanager
-def beside(path):
-    """The path of a new file next to `path`, which takes its place when the block is through.
-
-    A file that was there stays as it is until then.
-    """
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.new")
-    try:
-        yield new
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)

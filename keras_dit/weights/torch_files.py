@@ -17,8 +17,9 @@ from typing import NamedTuple
 import ml_dtypes  # noqa: F401  (numpy knows bfloat16 by it; Keras depends on it)
 import numpy as np
 
+from keras_dit.files import beside
 from keras_dit.weights import pickles
-from keras_dit.weights.stored import Stored, beside
+from keras_dit.weights.stored import Stored
 
 MAGIC = 0x1950A86A20F9469CFC6C
 

@@ -10,10 +10,11 @@ Reference:
 import hashlib
 import json
 import os
-import pathlib
 
 import ml_dtypes
 import numpy as np
+
+from keras_dit.files import beside
 
 DTYPES = {
     "F64": np.dtype("float64"),
@@ -45,8 +46,6 @@ class CorruptCheckpointError(OSError):
 def write(path, arrays, facts):
     """Write a checkpoint so that at any moment the file is the old one or the new one, whole.
 
-    It is written beside, brought to the disk, and renamed.
-
     Args:
         path: of the file, `.safetensors`.
         arrays: numpy arrays by name.
@@ -55,32 +54,12 @@ def write(path, arrays, facts):
     Raises:
         OSError: if that fails, with a full disk for instance. The file is then as it was.
     """
-    path = pathlib.Path(path)
-    beside = path.with_name(f".{path.name}.new")
-    try:
-        with open(beside, "wb") as file:
-            digest = hashlib.sha256()
-            for part in _parts(arrays, facts):
-                file.write(part)
-                digest.update(part)
-            file.write(digest.digest())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        reason = f"cannot write the checkpoint {path}: {error.strerror}. What was saved before is"
-        raise OSError(error.errno, f"{reason} intact") from error
-
-
-def sync_folder(folder):
-    """Bring a folder's names to the disk, so that a rename outlives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    digest = hashlib.sha256()
+    with beside(path, "the checkpoint ") as new, open(new, "wb") as file:
+        for part in _parts(arrays, facts):
+            file.write(part)
+            digest.update(part)
+        file.write(digest.digest())
 
 
 def _parts(arrays, facts):

@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import warnings
 
+from keras_dit.files import beside, leftovers
 from keras_dit.training.checkpoints import files
 
 BEST = "best.safetensors"
@@ -59,18 +60,14 @@ def prune(folder, keep):
     """Leave the newest `keep` checkpoints, and nothing that a killed write left."""
     for path in paths(folder)[keep:]:
         path.unlink()
-    for path in pathlib.Path(folder).glob(".*.safetensors.new"):
+    for path in leftovers(folder):
         path.unlink()
 
 
 def mark_best(path):
     """Make a checkpoint the best one, under a name of its own, without a second copy on disk."""
-    best = path.with_name(BEST)
-    beside = path.with_name(f".{BEST}.new")
-    beside.unlink(missing_ok=True)
-    try:
-        os.link(path, beside)
-    except OSError:  # a file system without links
-        shutil.copyfile(path, beside)
-    os.replace(beside, best)
-    files.sync_folder(path.parent)
+    with beside(path.with_name(BEST)) as new:
+        try:
+            os.link(path, new)
+        except OSError:  # a file system without links
+            shutil.copyfile(path, new)

@@ -1,0 +1,84 @@
+"""Things by name: the one place for what a name may be and what a wrong one is told."""
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+__all__ = ["Registry", "nearest_first", "one_of"]
+
+
+def nearest_first(name: Any, names: Iterable[str]) -> list[str]:
+    """All the names, those that look most like `name` first."""
+    names = list(names)
+    nearest = difflib.get_close_matches(str(name), names, n=3, cutoff=0.0)
+    return nearest + [other for other in names if other not in nearest]
+
+
+def one_of(argument: str, value: Any, names: Iterable[str]) -> Any:
+    """The value, if it is one of the names.
+
+    Args:
+        argument: what the error calls it.
+        value: what came.
+        names: what is allowed.
+
+    Raises:
+        ValueError: if it is none of them; it lists them, the nearest first.
+    """
+    names = list(names)
+    if value not in names:
+        allowed = ", ".join(nearest_first(value, names))
+        raise ValueError(f"{argument} must be one of {allowed}. Received: {argument}={value!r}")
+    return value
+
+
+class Registry(Mapping):
+    """Things by name, in the order in which they were registered.
+
+    Lists of names (a command's `--help`, an error) are made from it, so that what is registered
+    is known everywhere.
+
+    Args:
+        argument: what errors call a name, such as "solver".
+        things: {name: thing} to begin with.
+
+    Example:
+
+    ```python
+    shapes = Registry("shape", {"square": Square()})
+    shapes.register("circle", Circle())
+    shapes.named("circel")  # ValueError: shape must be one of circle, square. Received: ...
+    ```
+    """
+
+    def __init__(self, argument: str, things: Mapping[str, Any] | None = None):
+        self.argument = argument
+        self._things = dict(things or {})
+
+    def register(self, name: str, thing: Any) -> Any:
+        """Add a thing; returns it.
+
+        Raises:
+            ValueError: if the name is taken by another thing.
+        """
+        if self._things.get(name, thing) is not thing:
+            raise ValueError(f"{self.argument} {name!r} is taken by {self._things[name]!r}")
+        self._things[name] = thing
+        return thing
+
+    def named(self, name: str) -> Any:
+        """The thing of that name.
+
+        Raises:
+            ValueError: if there is none; it lists the valid names, the nearest first.
+        """
+        return self._things[one_of(self.argument, name, self._things)]
+
+    def __getitem__(self, name: str) -> Any:
+        return self._things[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._things)
+
+    def __len__(self) -> int:
+        return len(self._things)
