@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
+from keras_dit import draws
+
 
 class Normal(NamedTuple):
     """A normal distribution of independent numbers, its parts broadcast against each other."""
@@ -173,8 +175,7 @@ def bits_per_dimension(denoise, x0, chain, noise=None, seed=0, variance_fraction
 
 
 def _host_noise(seed, k, shape):
-    generator = np.random.Generator(np.random.Philox(key=[seed, k]))
-    return generator.standard_normal(tuple(shape), dtype="float32")
+    return draws.generator(seed, k).standard_normal(tuple(shape), dtype="float32")
 
 
 def kl(p, q):

@@ -68,7 +68,7 @@ def test_split_keeps_small_classes_on_both_sides():
         ([0, 1, 0, 1], 0.0, 0, "fraction must be between 0 and 1. Received: fraction=0.0"),
         ([0, 1, 0, 1], 1.0, 0, "fraction must be between 0 and 1"),
         ([0, 1, 2, 3], 0.1, 0, "fraction leaves one part empty. Received: fraction=0.1, 4 images"),
-        ([0, 1, 0, 1], 0.5, -1, "seed must be an integer in .* Received: seed=-1"),
+        ([0, 1, 0, 1], 0.5, -1, "seed must be an integer of 0 or more.* Received: seed=-1"),
         ([0, 1, 0, 1], 0.5, 0.5, "seed must be an integer"),
     ],
 )

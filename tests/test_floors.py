@@ -9,7 +9,7 @@ import keras_dit
 
 PACKAGE = pathlib.Path(keras_dit.__file__).parent
 FLOORS = (
-    {"files", "registry", "serialization"},  # what the ground floor stands on
+    {"draws", "files", "registry", "serialization"},  # what the ground floor stands on
     {"backend", "schedules", "images"},
     {"predictions", "gaussian", "layers", "datasets"},
     {"conditions", "objectives", "solvers", "guidance", "codecs"},

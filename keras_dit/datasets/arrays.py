@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from keras_dit import images as pictures
-from keras_dit.datasets.draws import checked_seed, permutation
+from keras_dit.draws import checked_seed, permutation
 
 FASHION_MNIST_CLASSES = (
     "T-shirt/top",

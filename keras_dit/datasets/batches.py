@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import keras
 import numpy as np
 
+from keras_dit import draws
 from keras_dit import images as pictures
-from keras_dit.datasets import draws
 from keras_dit.datasets.arrays import checked_labels
 
 

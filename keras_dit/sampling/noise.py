@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from keras_dit import draws
+
 
 class HostNoise:
     """Standard normal noise, drawn on the host so that every backend gets the same.
@@ -22,25 +24,17 @@ class HostNoise:
         self.shape = tuple(shape)
         several = np.ndim(seed) > 0
         keys = [(seed[i], 0) if several else (seed, i) for i in indices]
-        self.generators = [_philox(*key, stream) for key in keys]
+        self.generators = [draws.generator(*key, stream) for key in keys]
 
     def draw(self):
         """The next noise, numpy float32 (len(indices), *shape)."""
-        draws = [g.standard_normal(self.shape, dtype="float32") for g in self.generators]
-        return np.stack(draws)
-
-
-def _philox(seed, index, stream):
-    philox = np.random.Philox(key=[int(seed), int(index)], counter=[0, 0, 0, stream])
-    return np.random.Generator(philox)
+        return np.stack([g.standard_normal(self.shape, "float32") for g in self.generators])
 
 
 def check_seed(seed, count=None):
     """Raise ValueError unless it is a seed, or a sequence of them, `count` where that is given."""
-    seeds = [seed] if np.ndim(seed) == 0 else seed
-    for one in seeds:
-        if isinstance(one, bool) or not isinstance(one, (int, np.integer)) or one < 0:
-            raise ValueError(f"seed must be an integer of 0 or more. Received: seed={one!r}")
+    for one in [seed] if np.ndim(seed) == 0 else seed:
+        draws.checked_seed(one)
     if np.ndim(seed) and count is not None and len(seed) != count:
         raise ValueError(f"there are {len(seed)} seeds for {count} samples")
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dit.datasets import draws
+from keras_dit import draws
 
 
 class ArrayBatches:
