@@ -1,21 +1,28 @@
-"""Pictures in and out: bytes, grids, PNG, GIF and the preprocessing of picture files.
+"""Images in and out: bytes, grids, PNG, GIF and the preprocessing of image files.
 
     x = u / 127.5 − 1,   u ∈ {0 … 255},   x ∈ [−1, 1]                                      (1)
 
-Images are channels-last. A picture file is reduced to (H, W) as in ADM (Dhariwal, Nichol:
+Images are channels-last. An image file is reduced to (H, W) as in ADM (Dhariwal, Nichol:
 Diffusion Models Beat GANs on Image Synthesis, 2021) and DiT: halved with a box filter while both
 sides stay large enough, then resized by a bicubic filter to cover (H, W), then cut at the centre.
 """
 
+import io
 import math
+import os
+from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFile, ImageFont, ImageOps
 
 from keras_dit import files
 
+__all__ = ["from_uint8", "grid", "read", "save_gif", "save_png", "suffixes", "to_uint8"]
 
-def to_uint8(images):
+CELL, WIDEST = 128, 2048  # pixels of an image in a grid that is laid out to be looked at; of all
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
     """Floats in [-1, 1] to bytes: rounded to the nearest, clipped outside.
 
     Args:
@@ -26,6 +33,12 @@ def to_uint8(images):
 
     Raises:
         ValueError: if images are not floats, or hold NaN or an infinity.
+
+    Example:
+
+    >>> import keras_dit, numpy
+    >>> keras_dit.images.to_uint8(numpy.array([-1.0, 0.0, 1.0])).tolist()
+    [0, 128, 255]
     """
     images = np.asarray(images)
     # A kind of "V" is how numpy shows the bfloat16 of ml_dtypes.
@@ -37,7 +50,7 @@ def to_uint8(images):
     return np.clip(np.rint((images + 1.0) * 127.5), 0, 255).astype("uint8")  # (1)
 
 
-def from_uint8(images):
+def from_uint8(images: np.ndarray) -> np.ndarray:
     """Bytes to float32 in [-1, 1]; `to_uint8` gives the same bytes back.
 
     Args:
@@ -48,6 +61,12 @@ def from_uint8(images):
 
     Raises:
         ValueError: if images are not uint8.
+
+    Example:
+
+    >>> import keras_dit, numpy
+    >>> keras_dit.images.from_uint8(numpy.array([0, 255], "uint8")).tolist()
+    [-1.0, 1.0]
     """
     images = np.asarray(images)
     if images.dtype != np.uint8:
@@ -60,21 +79,39 @@ def _bytes(images):
     return images if images.dtype == np.uint8 else to_uint8(images)
 
 
-def grid(images, columns=None, padding=1, scale=1, background=255):
-    """Lay pictures out row by row in one picture.
+def grid(
+    images: np.ndarray,
+    columns: int | None = None,
+    padding: int | None = None,
+    scale: int | None = None,
+    background: int = 255,
+    names: Sequence[str] | None = None,
+) -> np.ndarray:
+    """Lay images out row by row in one image.
+
+    Without `padding` and `scale` the grid is laid out to be looked at: small images are enlarged
+    to about 128 pixels, with gaps to match. With either the layout is exact, and the other is 1.
 
     Args:
         images: (N, H, W, C), C of 1 or 3; uint8, or floats in [-1, 1].
-        columns: pictures in a row; None makes the grid about square.
-        padding: pixels between the pictures and around them.
-        scale: every pixel of a picture becomes scale x scale pixels.
+        columns: images in a row; None: one for each name, or a grid that is about square.
+        padding: pixels between the images and around them.
+        scale: every pixel of an image becomes scale x scale pixels.
         background: grey level of the padding and of empty places, 0 to 255.
+        names: what is written above each column, such as the classes.
 
     Returns:
         uint8 array (rows, columns, C), in pixels.
 
     Raises:
-        ValueError: on another shape, no pictures, or an argument out of its range.
+        ValueError: on another shape, no images, or an argument out of its range.
+
+    Example:
+
+    >>> import keras_dit
+    >>> images, labels = keras_dit.datasets.load_digits()
+    >>> keras_dit.images.grid(images[:10], columns=5, padding=1, scale=2).shape
+    (35, 86, 1)
     """
     images = _bytes(images)
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
@@ -82,16 +119,35 @@ def grid(images, columns=None, padding=1, scale=1, background=255):
             "images must be of shape (N, H, W, C), not empty, with 1 or 3 channels. "
             f"Received: shape={images.shape}"
         )
-    count = len(images)
-    columns = math.ceil(math.sqrt(count)) if columns is None else columns
-    for name, value, low in (("columns", columns, 1), ("padding", padding, 0), ("scale", scale, 1)):
-        if value != int(value) or value < low:
-            raise ValueError(f"{name} must be an integer of at least {low}. Received: {value}")
+    if columns is None:
+        columns = math.ceil(math.sqrt(len(images))) if names is None else len(names)
+    _check_integers(columns=(columns, 1), padding=(padding, 0), scale=(scale, 1))
     if not 0 <= background <= 255:
         raise ValueError(f"background must be in 0..255. Received: {background}")
+    if names is not None and len(names) != columns:
+        raise ValueError(
+            f"names must be one for each of {columns} columns. Received: {len(names)} names"
+        )
+    if padding is None and scale is None:
+        scale = max(1, round(min(CELL, WIDEST / columns) / max(images.shape[1:3])))
+        padding = max(2, scale * min(images.shape[1:3]) // 16)
+    padding, scale = 1 if padding is None else padding, scale or 1
     images = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    sheet = _laid_out(images, columns, padding, background)
+    if names is None:
+        return sheet
+    return np.concatenate([_heading(names, sheet, images.shape[2], padding, background), sheet])
+
+
+def _check_integers(**arguments):
+    for name, (value, low) in arguments.items():
+        if value is not None and (value != int(value) or value < low):
+            raise ValueError(f"{name} must be an integer of at least {low}. Received: {value}")
+
+
+def _laid_out(images, columns, padding, background):
     height, width = images.shape[1] + padding, images.shape[2] + padding
-    shape = (math.ceil(count / columns) * height + padding, columns * width + padding)
+    shape = (math.ceil(len(images) / columns) * height + padding, columns * width + padding)
     sheet = np.full((*shape, images.shape[-1]), background, "uint8")
     for i, image in enumerate(images):
         top, left = i // columns * height + padding, i % columns * width + padding
@@ -99,91 +155,173 @@ def grid(images, columns=None, padding=1, scale=1, background=255):
     return sheet
 
 
-def _pillow(picture):
-    picture = _bytes(picture)
-    if picture.ndim != 3 or picture.shape[-1] not in (1, 3) or 0 in picture.shape:
+def _heading(names, sheet, width, padding, background):
+    """A strip as wide as the sheet with a name above each column of images."""
+    texts, font = _fitting([str(name) for name in names], width + padding // 2)
+    strip = Image.new("L", (sheet.shape[1], round(font.size * 1.5) + padding), background)
+    draw, ink = ImageDraw.Draw(strip), 0 if background > 127 else 255
+    for i, text in enumerate(texts):
+        middle = padding + i * (width + padding) + width / 2
+        draw.text((middle, strip.height), text, ink, font, anchor="md")
+    return np.repeat(np.asarray(strip)[..., None], sheet.shape[-1], axis=-1)
+
+
+def _fitting(texts, width):
+    """The texts, cut where they have to be, and the largest font in which all fit the width."""
+    for size in range(24, 10, -1):
+        font = ImageFont.load_default(size)
+        if all(font.getlength(text) <= width for text in texts):
+            break
+    return [_cut(text, font, width) for text in texts], font
+
+
+def _cut(text, font, width):
+    if font.getlength(text) <= width:
+        return text
+    while len(text) > 1 and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
+
+
+def _pillow(image):
+    image = _bytes(image)
+    if image.ndim != 3 or image.shape[-1] not in (1, 3) or 0 in image.shape:
         raise ValueError(
-            "a picture must be of shape (H, W, C), not empty, with 1 or 3 channels. "
-            f"Received: shape={picture.shape}"
+            "an image must be of shape (H, W, C), not empty, with 1 or 3 channels. "
+            f"Received: shape={image.shape}"
         )
-    return Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
-def save_png(path, picture):
-    """Write one picture as PNG, creating the folder where needed.
+def _write(path, data):
+    with files.beside(path) as new:
+        new.write_bytes(data.getbuffer())
+
+
+def save_png(path: str | os.PathLike, picture: np.ndarray) -> None:
+    """Write one image as PNG, creating the folder where needed.
 
     Args:
         path: the file to write; an older one is replaced whole.
-        picture: (H, W, C), C of 1 or 3; uint8, or floats in [-1, 1].
+        picture: the image, (H, W, C), C of 1 or 3; uint8, or floats in [-1, 1].
 
     Raises:
         OSError: if the target cannot be written; an older file is then left as it was.
         ValueError: on another shape or dtype.
+
+    Example:
+
+    >>> import keras_dit, os, tempfile
+    >>> images, labels = keras_dit.datasets.load_digits()
+    >>> folder = tempfile.mkdtemp()
+    >>> keras_dit.images.save_png(folder + "/digits.png", keras_dit.images.grid(images[:20]))
+    >>> os.listdir(folder)
+    ['digits.png']
     """
-    picture = _pillow(picture)
-    with files.beside(path) as new:
-        picture.save(new, "PNG")
+    data = io.BytesIO()
+    _pillow(picture).save(data, "PNG")
+    _write(path, data)
 
 
-def save_gif(path, frames, milliseconds=100, last=1000):
-    """Write pictures as an animated GIF that repeats, creating the folder where needed.
+def save_gif(
+    path: str | os.PathLike,
+    frames: Sequence[np.ndarray],
+    milliseconds: int = 100,
+    last: int = 1000,
+) -> None:
+    """Write images as an animated GIF that repeats, creating the folder where needed.
 
     Args:
         path: the file to write; an older one is replaced whole.
-        frames: sequence of pictures as for `save_png`, all of one shape.
+        frames: sequence of images as for `save_png`, all of one shape.
         milliseconds: how long a frame stays; the format keeps tens of milliseconds.
         last: how long the last frame stays, in milliseconds.
 
     Raises:
         OSError: if the target cannot be written; an older file is then left as it was.
         ValueError: on no frames, frames of several shapes, or a duration below 10.
+
+    Example:
+
+    >>> import keras_dit, os, tempfile
+    >>> images, labels = keras_dit.datasets.load_digits()
+    >>> folder = tempfile.mkdtemp()
+    >>> keras_dit.images.save_gif(folder + "/digits.gif", images[:3])
+    >>> os.listdir(folder)
+    ['digits.gif']
     """
-    pictures = [_pillow(frame) for frame in frames]
+    sheets = [_pillow(frame) for frame in frames]
     shapes = sorted({np.shape(frame) for frame in frames})
     if len(shapes) != 1:
-        raise ValueError(f"frames must be pictures of one shape. Received: shapes={shapes}")
+        raise ValueError(f"frames must be images of one shape. Received: shapes={shapes}")
     if min(milliseconds, last) < 10:
         raise ValueError(
             "milliseconds and last must be at least 10. "
             f"Received: milliseconds={milliseconds}, last={last}"
         )
-    durations = [milliseconds] * (len(pictures) - 1) + [last]
-    with files.beside(path) as new:
-        pictures[0].save(
-            new, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0
-        )
+    durations = [milliseconds] * (len(sheets) - 1) + [last]
+    data = io.BytesIO()
+    sheets[0].save(data, "GIF", save_all=True, append_images=sheets[1:], duration=durations, loop=0)
+    _write(path, data)
 
 
-def _to_mode(picture, mode):
-    """Convert a Pillow picture to L or RGB without losing what it shows."""
-    if picture.mode.startswith("I;16"):
+def suffixes() -> frozenset[str]:
+    """The suffixes of the files that `read` can decode: all that Pillow, as installed, knows.
+
+    Example:
+
+    >>> import keras_dit
+    >>> {".png", ".jpg", ".jfif", ".tif", ".webp"} <= keras_dit.images.suffixes()
+    True
+    """
+    Image.init()
+    return frozenset(
+        suffix for suffix, name in Image.registered_extensions().items() if _decodes(name)
+    )
+
+
+def _decodes(name):
+    """Whether Pillow decodes the pixels of a format, by itself and from a still image."""
+    if name == "MPO":  # two JPEGs in one file, which its JPEG part opens
+        return True
+    if name not in Image.OPEN or name in ("EPS", "MPEG"):  # programs; films without a decoder
+        return False
+    opener = Image.OPEN[name][0]
+    return not (isinstance(opener, type) and issubclass(opener, ImageFile.StubImageFile))
+
+
+def _to_mode(image, mode):
+    """Convert a Pillow image to L or RGB without losing what it shows."""
+    if image.mode.startswith("I;16"):
         # Pillow's own conversion from 16 bits cuts everything above 255 off.
-        picture = Image.fromarray((np.asarray(picture) / 257 + 0.5).astype("uint8"))
-    elif picture.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {picture.mode} have no fixed range")
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    return picture.convert(mode)
+        image = Image.fromarray((np.asarray(image) / 257 + 0.5).astype("uint8"))
+    elif image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode} have no fixed range")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert(mode)
 
 
-def _cover(picture, height, width):
-    """The centre (height, width) of a Pillow picture, resized so that its shorter side fits."""
+def _cover(image, height, width):
+    """The centre (height, width) of a Pillow image, resized so that its shorter side fits."""
     # One halving at a time, though each rounds: scores are compared on these very pixels.
-    while picture.width >= 2 * width and picture.height >= 2 * height:
-        halves = (picture.width // 2, picture.height // 2)
-        picture = picture.resize(halves, Image.Resampling.BOX)
-    scale = max(width / picture.width, height / picture.height)
-    size = (max(width, round(picture.width * scale)), max(height, round(picture.height * scale)))
-    if size != picture.size:
-        picture = picture.resize(size, Image.Resampling.BICUBIC)
+    while image.width >= 2 * width and image.height >= 2 * height:
+        halves = (image.width // 2, image.height // 2)
+        image = image.resize(halves, Image.Resampling.BOX)
+    scale = max(width / image.width, height / image.height)
+    size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
+    if size != image.size:
+        image = image.resize(size, Image.Resampling.BICUBIC)
     left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    return picture.crop((left, top, left + width, top + height))
+    return image.crop((left, top, left + width, top + height))
 
 
-def read(path, image_size=None, channels=3):
-    """Decode a picture file, resize it to cover image_size and cut the centre out.
+def read(
+    path: str | os.PathLike, image_size: tuple[int, int] | None = None, channels: int = 3
+) -> np.ndarray:
+    """Decode an image file, resize it to cover image_size and cut the centre out.
 
     A photograph is turned as its EXIF orientation says; what is transparent becomes white; of an
     animation the first frame is taken.
@@ -200,16 +338,24 @@ def read(path, image_size=None, channels=3):
         FileNotFoundError: if there is no such file.
         OSError: if it cannot be decoded; the message names the file.
         ValueError: if channels is neither 1 nor 3.
+
+    Example:
+
+    >>> import keras_dit, numpy, tempfile
+    >>> path = tempfile.mkdtemp() + "/grey.png"
+    >>> keras_dit.images.save_png(path, numpy.zeros((6, 8, 1), "uint8"))
+    >>> keras_dit.images.read(path, image_size=(4, 4)).shape
+    (4, 4, 3)
     """
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 or 3. Received: channels={channels}")
     try:
         with Image.open(path) as file:
-            picture = _to_mode(ImageOps.exif_transpose(file), "L" if channels == 1 else "RGB")
+            image = _to_mode(ImageOps.exif_transpose(file), "L" if channels == 1 else "RGB")
     except FileNotFoundError:
         raise
     except Exception as error:  # what a broken file raises differs from decoder to decoder
-        raise OSError(f"cannot read the picture {path}: {error}") from error
+        raise OSError(f"cannot read the image {path}: {error}") from error
     if image_size is not None:
-        picture = _cover(picture, *image_size)
-    return np.array(picture).reshape(picture.height, picture.width, channels)
+        image = _cover(image, *image_size)
+    return np.array(image).reshape(image.height, image.width, channels)

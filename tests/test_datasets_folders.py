@@ -58,7 +58,7 @@ def test_a_folder_is_listed_by_class_and_name(folder):
 def test_listing_opens_no_file_and_a_broken_one_is_named_when_read(folder):
     (folder / "dog" / "a.png").write_bytes(b"")
     batches = image_folder(folder, 4, batch_size=5)
-    with pytest.raises(OSError, match=r"cannot read the picture .*dog/a\.png"):
+    with pytest.raises(OSError, match=r"cannot read the image .*dog/a\.png"):
         batches[0]
 
 

@@ -79,6 +79,48 @@ def test_grid_refuses_arguments_out_of_range(arguments):
         images.grid(np.zeros((1, 2, 2, 1), "uint8"), **arguments)
 
 
+def cells(sheet, side, gap):
+    """The parts of a sheet without a heading where images lie."""
+    tops, lefts = (range(gap, length, side + gap) for length in sheet.shape[:2])
+    return [sheet[y : y + side, x : x + side] for y in tops for x in lefts]
+
+
+@pytest.mark.parametrize(("side", "scale"), [(8, 16), (28, 5), (64, 2), (96, 1), (256, 1)])
+def test_a_grid_to_look_at_enlarges_to_about_128_pixels(side, scale):
+    batch = noise(6, side, side, 3)
+    sheet = images.grid(batch, columns=3)
+    gap = (sheet.shape[1] - 3 * side * scale) // 4
+    assert sheet.shape == (2 * side * scale + 3 * gap, 3 * side * scale + 4 * gap, 3)
+    assert gap >= 4
+    for i, cell in enumerate(cells(sheet, side * scale, gap)):
+        np.testing.assert_array_equal(cell, np.kron(batch[i], np.ones((scale, scale, 1), "uint8")))
+
+
+def test_a_grid_of_many_columns_stays_of_the_width_of_a_screen():
+    assert images.grid(noise(100, 8, 8, 1), columns=50).shape[1] < 2800
+    assert images.grid(noise(1000, 8, 8, 1)).shape[1] < 2800
+
+
+@pytest.mark.parametrize("background", [255, 0])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_names_are_written_above_their_columns_and_change_nothing_below(background, channels):
+    batch, names = noise(6, 28, 28, channels), ["cat", "", "a name that is much too long for this"]
+    plain = images.grid(batch, columns=3, background=background)
+    named = images.grid(batch, names=names, background=background)
+    height = len(named) - len(plain)
+    np.testing.assert_array_equal(named[height:], plain)
+    ink = (named[:height] != background).any(axis=(0, 2))
+    gap = (plain.shape[1] - 3 * 140) // 4
+    written = [ink[gap + i * (140 + gap) :][:140].any() for i in range(3)]
+    assert written == [True, False, True]
+    assert not ink[gap + 140 + gap :][:140].any()  # no name runs into its neighbour's column
+
+
+def test_grid_refuses_names_that_are_not_one_for_each_column():
+    with pytest.raises(ValueError, match=r"names must be one for each of 3 columns\. Received: 2"):
+        images.grid(noise(6, 4, 4, 1), columns=3, names=["a", "b"])
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_png_round_trip_creates_the_folder(tmp_path, channels):
     picture = noise(5, 7, channels)
@@ -103,10 +145,10 @@ def test_gif_keeps_frames_durations_and_the_hold_of_the_last(tmp_path):
 def test_gif_refuses_no_frames_other_shapes_and_no_time(tmp_path):
     frame = np.zeros((4, 4, 1), "uint8")
     with pytest.raises(
-        ValueError, match=r"frames must be pictures of one shape. Received: shapes=\[\]"
+        ValueError, match=r"frames must be images of one shape. Received: shapes=\[\]"
     ):
         images.save_gif(tmp_path / "a.gif", [])
-    with pytest.raises(ValueError, match="frames must be pictures of one shape"):
+    with pytest.raises(ValueError, match="frames must be images of one shape"):
         images.save_gif(tmp_path / "a.gif", [frame, np.zeros((4, 5, 1), "uint8")])
     with pytest.raises(ValueError, match="milliseconds=0"):
         images.save_gif(tmp_path / "a.gif", [frame], milliseconds=0)
@@ -161,6 +203,29 @@ def test_reading_covers_and_cuts_the_centre(tmp_path, size):
         assert np.abs(measured - position)[inner].max() <= tolerance
 
 
+def written(path, image):
+    """Whether Pillow writes a file of that suffix, in whichever mode it does."""
+    for mode in ("RGB", "L", "P", "1"):
+        try:
+            image.convert(mode).save(path)
+        except (OSError, ValueError, KeyError):
+            continue
+        return True
+    return False
+
+
+def test_suffixes_are_those_that_pillow_decodes(tmp_path):
+    found = images.suffixes()
+    assert {".png", ".jpg", ".jpeg", ".jfif", ".tif", ".tiff", ".webp", ".mpo", ".ppm"} <= found
+    assert not found & {".h5", ".pdf", ".mpg", ".eps", ".wmf", ".txt", ""}
+    image, count = Image.fromarray(noise(32, 32, 3)), 0
+    for suffix in found:
+        if written(tmp_path / f"a{suffix}", image):
+            assert images.read(tmp_path / f"a{suffix}", (8, 8)).shape == (8, 8, 3), suffix
+            count += 1
+    assert count > 20
+
+
 def test_reading_turns_photographs_upright(tmp_path):
     picture = Image.fromarray(noise(4, 6, 3))
     exif = Image.Exif()
@@ -207,7 +272,7 @@ def test_a_broken_picture_is_named(tmp_path, damage):
             damage
         ]
     )
-    with pytest.raises(OSError, match=r"cannot read the picture .*broken\.png"):
+    with pytest.raises(OSError, match=r"cannot read the image .*broken\.png"):
         images.read(path)
 
 
