@@ -98,11 +98,13 @@ class Diffusion(keras.Model):
 
         DiT: DDPM's linear table, the noise and, where the network has it, a learned variance.
         SiT: straight lines with reversed time. A folder of diffusers: what its scheduler says.
-        Four channels are latents, scaled by 0.18215. SiT's tensors have DiT's names: unless a
-        checkpoint's own settings say which it is, a file whose name starts with "sit" is SiT's.
+        What `weights.export` wrote: the process it was given. Four channels are latents, scaled
+        by 0.18215. SiT's tensors have DiT's names: unless a checkpoint's own settings say which
+        it is, a file whose name starts with "sit" is SiT's.
 
         Args:
-            preset: a file, a folder or `hf://owner/name`, as for `keras_dit.weights.load`.
+            preset: a file, a folder or `hf://owner/name`, or a `Source`, as for
+                `keras_dit.weights.load`.
             **overrides: arguments of `Diffusion`, and of `DiTModel` as for `weights.load`.
 
         Raises:
@@ -113,7 +115,7 @@ class Diffusion(keras.Model):
         parts = {name: overrides.pop(name) for name in names if name in overrides}
         source = weights.open_source(preset)
         network = source.network(**overrides)
-        return cls(network, **{**source.process(network), **parts})
+        return cls(network, **{**source.parts(network, parts), **parts})
 
     def _check_parts(self):
         channels = self.network.image_shape[-1]

@@ -1,7 +1,8 @@
 """Things by name: the one place for what a name may be and what a wrong one is told."""
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 __all__ = ["Registry", "nearest_first", "one_of"]
@@ -32,8 +33,8 @@ def one_of(argument: str, value: Any, names: Iterable[str]) -> Any:
     return value
 
 
-class Registry(Mapping):
-    """Things by name, in the order in which they were registered.
+class Registry(dict):
+    """Things by name, in the order in which they were registered: a dict that knows its errors.
 
     Lists of names (a command's `--help`, an error) are made from it, so that what is registered
     is known everywhere.
@@ -51,9 +52,9 @@ class Registry(Mapping):
     ```
     """
 
-    def __init__(self, argument: str, things: Mapping[str, Any] | None = None):
+    def __init__(self, argument: str, things: Mapping[str, Any] = MappingProxyType({})):
+        super().__init__(things)
         self.argument = argument
-        self._things = dict(things or {})
 
     def register(self, name: str, thing: Any) -> Any:
         """Add a thing; returns it.
@@ -61,9 +62,8 @@ class Registry(Mapping):
         Raises:
             ValueError: if the name is taken by another thing.
         """
-        if self._things.get(name, thing) is not thing:
-            raise ValueError(f"{self.argument} {name!r} is taken by {self._things[name]!r}")
-        self._things[name] = thing
+        if self.setdefault(name, thing) is not thing:
+            raise ValueError(f"{self.argument} {name!r} is taken by {self[name]!r}")
         return thing
 
     def named(self, name: str) -> Any:
@@ -72,13 +72,4 @@ class Registry(Mapping):
         Raises:
             ValueError: if there is none; it lists the valid names, the nearest first.
         """
-        return self._things[one_of(self.argument, name, self._things)]
-
-    def __getitem__(self, name: str) -> Any:
-        return self._things[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._things)
-
-    def __len__(self) -> int:
-        return len(self._things)
+        return self[one_of(self.argument, name, self)]

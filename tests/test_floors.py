@@ -9,7 +9,7 @@ import keras_dit
 
 PACKAGE = pathlib.Path(keras_dit.__file__).parent
 FLOORS = (
-    {"draws", "files", "registry", "serialization"},  # what the ground floor stands on
+    {"draws", "files", "notices", "registry", "serialization"},  # what the ground floor stands on
     {"backend", "schedules", "images"},
     {"predictions", "gaussian", "layers", "datasets"},
     {"conditions", "objectives", "solvers", "guidance", "codecs"},
@@ -67,3 +67,18 @@ def test_only_backend_imports_a_backend(path):
     packages = {dotted.split(".")[0] for dotted in imported(path)}
     backends = packages & {"jax", "jaxlib", "torch", "tensorflow"}
     assert room(path) == "backend" or not backends
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_nothing_is_put_onto_what_another_room_made(path):
+    """An edge in disguise: a room would then depend on one that it does not import."""
+    tree = ast.parse(path.read_text())
+    ours = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("keras_dit")
+        for alias in node.names
+    }
+    targets = [t for node in ast.walk(tree) if isinstance(node, ast.Assign) for t in node.targets]
+    put = [t for t in targets if isinstance(t, ast.Attribute) and ast.unparse(t.value) in ours]
+    assert not put, f"{name(path)} assigns {ast.unparse(put[0])}"

@@ -9,8 +9,9 @@ from keras import ops
 
 import keras_dit
 from keras_dit import codecs, predictions, schedules, weights
-from keras_dit.weights import facebook_dit, torch_files
-from keras_dit.weights.stored import Stored
+from keras_dit.weights import facebook_dit, files
+from keras_dit.weights.files import pytorch
+from keras_dit.weights.files.stored import Stored
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
 FILES = GOLDENS / "weights"
@@ -29,7 +30,7 @@ def state(name):
 
 def write(arrays, path):
     """A .pt file, for tests of its content alone: files written by PyTorch are in goldens/."""
-    torch_files.write_zip({k: Stored(v.shape, lambda v=v: v) for k, v in arrays.items()}, path)
+    pytorch.write({k: Stored(v.shape, lambda v=v: v) for k, v in arrays.items()}, path)
     return path
 
 
@@ -119,14 +120,14 @@ def test_a_safetensors_file_may_start_like_the_others(start, tmp_path):
     data = save(arrays, metadata={"a": "b" * (wanted - used)})
     assert data.startswith(start)
     (tmp_path / "x.safetensors").write_bytes(data)
-    assert weights.facebook_dit.read(tmp_path / "x.safetensors").keys() == {"x"}
+    assert files.read(tmp_path / "x.safetensors").keys() == {"x"}
 
 
 def test_a_tensor_may_be_any_view_of_its_storage(tmp_path):
     torch = pytest.importorskip("torch")
     big = torch.arange(24.0).reshape(4, 6)
     torch.save({"turned": big.T, "cut": big[1:3, 2::2], "none": big[:0]}, tmp_path / "views.pt")
-    tensors = torch_files.read_zip(tmp_path / "views.pt")
+    tensors = pytorch.read_zip(tmp_path / "views.pt")
     for name, expected in (("turned", big.T), ("cut", big[1:3, 2::2]), ("none", big[:0])):
         np.testing.assert_array_equal(tensors[name].read(), expected.numpy())
         assert tensors[name].shape == expected.shape
@@ -150,7 +151,7 @@ def test_what_files_leave_open_may_be_chosen(tmp_path):
 def test_heads_are_known_of_published_sizes_only(tmp_path):
     shapes = weights.layout.shapes({**SMALL, "hidden_size": 384, "depth": 12, "num_classes": 2})
     tensors = {k: Stored(s, lambda s=s: np.zeros(s, "float32")) for k, s in shapes.items()}
-    torch_files.write_zip(tensors, tmp_path / "s.pt")
+    pytorch.write(tensors, tmp_path / "s.pt")
     assert weights.open_source(tmp_path / "s.pt").config["num_heads"] == 6
     with pytest.raises(ValueError, match=r"does not say how many heads .*: give num_heads="):
         weights.load(write(state("c"), tmp_path / "c.pt"))
@@ -337,11 +338,11 @@ def test_train_py_says_whether_it_was_dit_s_or_sit_s(tmp_path):
 def test_a_sit_of_another_process_is_not_taken_for_the_published_one(other):
     network = keras_dit.DiTModel((4, 4, 4), 2, 8, 1, 2, num_classes=2)
     settings = {"model": "SiT-XL/2", "path_type": "Linear", "prediction": "velocity"}
-    process = facebook_dit._process(settings, "sit.pt")(network)
+    process = facebook_dit._process(settings, {}, pathlib.Path("sit.pt"))[0](network)
     assert process["schedule"] == schedules.ReversedFlow()
     ((name, value),) = other.items()
     with pytest.raises(ValueError, match=f"sit.pt was trained with {name}={value}"):
-        facebook_dit._process(settings | other, "sit.pt")(network)
+        facebook_dit._process(settings | other, {}, pathlib.Path("sit.pt"))[0](network)
 
 
 def test_parts_of_the_process_may_be_given(tmp_path):

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_dit import DiTModel, weights
-from keras_dit.weights import pickles, torch_files
-from keras_dit.weights.stored import Stored
+from keras_dit.weights.files import pickles, pytorch
+from keras_dit.weights.files.stored import Stored
 
 FILES = pathlib.Path(__file__).parent / "goldens" / "weights"
 SMALL = {
@@ -34,7 +34,7 @@ def state(**changes):
 
 
 def write(arrays, path):
-    torch_files.write_zip({k: Stored(v.shape, lambda v=v: v) for k, v in arrays.items()}, path)
+    pytorch.write({k: Stored(v.shape, lambda v=v: v) for k, v in arrays.items()}, path)
     return path
 
 
@@ -59,7 +59,7 @@ def zipped(pickled, path):
 
 
 def legacy(pickled, path):
-    head = [pickle.dumps(x, 2) for x in (torch_files.MAGIC, 1001, {"little_endian": True})]
+    head = [pickle.dumps(x, 2) for x in (pytorch.MAGIC, 1001, {"little_endian": True})]
     path.write_bytes(b"".join(head) + pickled + pickle.dumps([], 2))
     return path
 
@@ -143,9 +143,9 @@ def test_a_tensor_cannot_reach_beyond_its_storage(lie, tmp_path):
             archive.writestr("archive/data/0", struct.pack("<2f", 1.0, 2.0))
         return path
 
-    np.testing.assert_array_equal(torch_files.read_zip(make())["w"].read(), [1.0, 2.0])
+    np.testing.assert_array_equal(pytorch.read_zip(make())["w"].read(), [1.0, 2.0])
     with pytest.raises(ValueError, match=r"lie.pt is truncated or corrupt"):
-        torch_files.read_zip(make(**lie))
+        pytorch.read_zip(make(**lie))
 
 
 def test_a_small_file_cannot_become_an_endless_tree(tmp_path):
@@ -218,7 +218,7 @@ def test_any_bytes_as_a_pickle_give_a_value_error_or_plain_values(code):
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("a/data.pkl", code)
     try:
-        value = torch_files.read_zip(file)
+        value = pytorch.read_zip(file)
     except ValueError:
         return
     assert isinstance(value, (dict, list, str, int, float, bool, type(None), pickles.Name, Stored))
@@ -409,7 +409,7 @@ def test_a_folder_without_its_parts_is_named(tmp_path):
 
 def test_export_refuses_what_a_format_cannot_hold(tmp_path):
     network = DiTModel(**SMALL | {"input_shape": (4, 8, 4)})
-    with pytest.raises(ValueError, match="diffusers knows square pictures"):
+    with pytest.raises(ValueError, match="diffusers knows square images"):
         weights.export(network, tmp_path / "x", format="diffusers")
     with pytest.raises(ValueError, match="format must be one of diffusers, facebook_dit"):
         weights.export(network, tmp_path / "x", format="difusers")

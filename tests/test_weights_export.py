@@ -9,8 +9,8 @@ import pytest
 from keras import ops
 
 from keras_dit import DiTModel, weights
-from keras_dit.weights import torch_files
-from keras_dit.weights.stored import Stored
+from keras_dit.weights.files import pytorch
+from keras_dit.weights.files.stored import Stored
 
 FILES = pathlib.Path(__file__).parent / "goldens" / "weights"
 
@@ -115,6 +115,6 @@ def test_an_interrupted_export_leaves_the_file_that_was_there(tmp_path):
 
     tensors = {"first": Stored((2,), lambda: np.ones(2)), "second": Stored((2,), interrupted)}
     with pytest.raises(KeyboardInterrupt):
-        torch_files.write_zip(tensors, tmp_path / "dit.pt")
+        pytorch.write(tensors, tmp_path / "dit.pt")
     assert (tmp_path / "dit.pt").read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 1

@@ -7,7 +7,7 @@ import zipfile
 import keras
 import numpy as np
 
-from keras_dit import caching, files, guidance, images, sampler, schedules, solvers
+from keras_dit import caching, files, guidance, images, sampler, schedules, solvers, weights
 from keras_dit.cli import common
 from keras_dit.diffusion import Diffusion
 
@@ -24,7 +24,6 @@ examples:
   keras-dit sample runs/digits --labels 3,3,3,7 --steps 100 --solver ddpm --out digits.png
   keras-dit sample DiT-XL-2-256x256.pt --labels 207,360 --solver ddpm --steps 250"""
 
-DIFFUSERS = ("config.json", "transformer")  # one of them is in every folder of theirs
 SOLVERS = {
     "ddim": solvers.DDIM(),
     "ddim-eta1": solvers.DDIM(1.0),
@@ -188,11 +187,12 @@ def load(path, num_heads=None):
     folder = pathlib.Path(path)
     file = folder / "model.keras" if (folder / "model.keras").is_file() else folder
     if file.suffix != ".keras":
-        if folder.is_dir() and not any((folder / name).exists() for name in DIFFUSERS):
-            raise FileNotFoundError(f"no model at {folder}")
         heads = {} if num_heads is None else {"num_heads": num_heads}
+        source = weights.open_source(path)
+        for note in source.notes:
+            print(f"{path}: {note}")
         # Nothing trains here, so an average would be a second copy of the weights.
-        return Diffusion.from_preset(path, ema=None, **heads)
+        return Diffusion.from_preset(source, ema=None, **heads)
     if not file.is_file():
         raise FileNotFoundError(f"no model at {file}")
     if not zipfile.is_zipfile(file):

@@ -4,9 +4,6 @@ Reference:
     Peebles, Xie: Scalable Diffusion Models with Transformers (2023).
 """
 
-import os
-import pathlib
-
 import keras
 import numpy as np
 from keras import ops
@@ -15,7 +12,7 @@ from keras_dit import backend
 from keras_dit.conditions import LabelEmbedding, TimestepEmbedding
 from keras_dit.layers import AdaLNBlock, FinalLayer, PatchEmbedding, sincos_positions
 from keras_dit.layers.patches import check_image_shape
-from keras_dit.networks.presets import PRESETS, preset_config
+from keras_dit.networks.presets import PRESETS, opener, preset_config
 from keras_dit.serialization import register
 
 
@@ -97,9 +94,6 @@ class DiTModel(keras.Model):
         self._create_layers()
         self.build()
 
-    # path, **overrides -> DiTModel: `keras_dit.weights`, a floor above, puts its `load` here.
-    open_weights = None
-
     @classmethod
     def from_preset(cls, preset, **overrides):
         """A new network of a published size, or one with published weights.
@@ -113,8 +107,9 @@ class DiTModel(keras.Model):
             FileNotFoundError: for a path where nothing is.
             ValueError: for an unknown name, with the valid ones, or a file that is no network.
         """
-        if preset not in PRESETS and _is_path(preset):
-            return cls.open_weights(preset, **overrides)
+        open_weights = None if preset in PRESETS else opener(preset)
+        if open_weights:
+            return open_weights(preset, **overrides)
         return cls(**{**preset_config(preset), **overrides})
 
     def _create_layers(self):
@@ -207,10 +202,6 @@ class DiTModel(keras.Model):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         return cls(**config)
-
-
-def _is_path(preset):
-    return "/" in str(preset) or os.path.exists(preset) or pathlib.Path(preset).suffix != ""
 
 
 def _caller(block):

@@ -9,16 +9,18 @@ import functools
 import json
 import pathlib
 import re
-import warnings
 
 import numpy as np
 
 from keras_dit import codecs, predictions, schedules
 from keras_dit.files import beside
 from keras_dit.layers import sincos_positions
-from keras_dit.weights import facebook_dit, layout, safetensors_files
+from keras_dit.notices import warn
+from keras_dit.weights import facts as travelling
+from keras_dit.weights import files, layout
 from keras_dit.weights import source as sources
-from keras_dit.weights.stored import Stored, joined, some
+from keras_dit.weights.files import Stored, joined, some
+from keras_dit.weights.format import Format
 
 _FILE = "diffusion_pytorch_model"
 _CLASSES = ("DiTTransformer2DModel", "Transformer2DModel")
@@ -30,6 +32,8 @@ _FIXED = {
 }
 _NUMBERS = ("num_attention_heads", "attention_head_dim", "in_channels", "num_layers")
 _NUMBERS += ("sample_size", "patch_size", "num_embeds_ada_norm")
+_PIPELINE_CLASSES = 1000  # the null class is built into DiTPipeline
+_FLOW = "FlowMatchEulerDiscreteScheduler"
 _BETAS = {"linear": schedules.LinearBeta, "scaled_linear": schedules.ScaledLinearBeta}
 _PREDICTIONS = {
     "epsilon": predictions.Noise,
@@ -38,24 +42,59 @@ _PREDICTIONS = {
 }
 
 
-def open_source(path):
-    """The `Source` of a folder: of a pipeline, or its `transformer`.
+class Diffusers(Format):
+    """A folder of diffusers: a pipeline, or its transformer."""
 
-    Raises:
-        ValueError: if it is none, is not a DiT's, or is corrupt.
-    """
-    root = pathlib.Path(path)
-    folder = root / "transformer" if (root / "transformer").is_dir() else root
-    config = _json(folder / "config.json")
-    _check(config, folder)
-    tensors = _renamed(_tensors(folder), config["num_layers"], folder)
-    rows = config["sample_size"] // config["patch_size"]
-    width = config["num_attention_heads"] * config["attention_head_dim"]
-    tensors["pos_embed"] = Stored(
-        (1, rows * rows, width), lambda: sincos_positions(rows, rows, width)[None]
+    title = "a folder of diffusers with a DiTTransformer2DModel"
+    suffixes = ("",)
+    hub_patterns = (
+        "config.json",
+        "model_index.json",
+        f"{_FILE}*",
+        "transformer/*",
+        "scheduler/scheduler_config.json",
+        "vae/config.json",
     )
-    process = functools.partial(_process, root)
-    return sources.Source(str(path), _network_config(config), tensors, process)
+    keeps_facts = True
+
+    def detect(self, path):
+        return path.is_dir()
+
+    def open(self, path):
+        folder = path / "transformer" if (path / "transformer").is_dir() else path
+        config = _json(folder / "config.json")
+        _check(config, folder)
+        stored, file = _tensors(folder)
+        tensors = _renamed(stored, config["num_layers"], folder)
+        rows = config["sample_size"] // config["patch_size"]
+        width = config["num_attention_heads"] * config["attention_head_dim"]
+        tensors["pos_embed"] = Stored(
+            (1, rows * rows, width), lambda: sincos_positions(rows, rows, width)[None]
+        )
+        facts = travelling.parsed(file and files.note(file, travelling.NAME), folder)
+        process, notes = _process_of(path, facts)
+        return sources.Source(
+            str(path),
+            {**_network_config(config), **facts["network"]},
+            tensors,
+            process,
+            _class_names(path, facts),
+            notes,
+        )
+
+    def check(self, path):
+        files.check_library(f"{_FILE}.safetensors")
+
+    def export(self, network, path, facts=None):
+        folder = pathlib.Path(path)
+        _check_export(network)
+        tensors = _foreign(layout.save(network), network.config["depth"])
+        notes = {} if facts is None else {travelling.NAME: travelling.text(facts)}
+        scheduler = _scheduler_config(travelling.process(facts or {}, path))
+        files.write(tensors, folder / f"{_FILE}.safetensors", notes)
+        _write_json(folder / "config.json", _foreign_config(network))
+        if scheduler:
+            _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
 
 
 def _json(file):
@@ -63,7 +102,7 @@ def _json(file):
         value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"{file.parent} is no folder of diffusers: no {file.name}"
+            f"no model at {file.parent}: it is no folder of diffusers: no {file.name}"
         ) from None
     except ValueError as error:
         raise ValueError(f"{file} is corrupt: {error}") from None
@@ -105,14 +144,14 @@ def _network_config(config):
 
 
 def _tensors(folder):
-    """{name: `Stored`} of a folder's one file, or of its shards."""
+    """{name: `Stored`} of a folder's one file, and that file; or of its shards, and None."""
     for suffix in (".safetensors", ".bin"):
         file = folder / (_FILE + suffix)
         if file.is_file():
-            return facebook_dit.read(file)
+            return files.read(file), file
         index = folder / f"{_FILE}{suffix}.index.json"
         if index.is_file():
-            return _sharded(index)
+            return _sharded(index), None
     raise FileNotFoundError(
         f"{folder} has no {_FILE}.safetensors, nor .bin, nor an index of shards"
     )
@@ -125,9 +164,7 @@ def _sharded(index):
     for shard in places.values():
         if not isinstance(shard, str) or not re.fullmatch(r"[\w-][\w.-]*", shard):
             raise ValueError(f"{index} is refused: it names a file outside of its folder: {shard}")
-    shards = {
-        shard: facebook_dit.read(index.parent / shard) for shard in sorted({*places.values()})
-    }
+    shards = {shard: files.read(index.parent / shard) for shard in sorted({*places.values()})}
     absent = [name for name, shard in places.items() if name not in shards[shard]]
     if absent:
         raise ValueError(f"{index} names tensors that its shards do not hold: {some(absent)}")
@@ -206,26 +243,50 @@ def _renamed(tensors, depth, folder):
 # The process around the network
 
 
+def _process_of(root, facts):
+    """(network -> arguments of `Diffusion`, notes): by the facts, the scheduler, or as DiT's."""
+    if facts.get("process"):
+        return lambda network: travelling.process(facts, root), ()
+    file = root / "scheduler" / "scheduler_config.json"
+    notes = () if file.is_file() else (
+        "no scheduler in it says how it was trained: taken for DiT's DDPM",)  # fmt: skip
+    return functools.partial(_process, root), notes
+
+
 def _process(root, network):
     """What the pipeline's scheduler and autoencoder say, or as DiT was trained."""
     parts = sources.ddpm(network)
     if (root / "scheduler" / "scheduler_config.json").is_file():
         config = _json(root / "scheduler" / "scheduler_config.json")
         parts["schedule"] = _schedule(config)
-        kind = config.get("prediction_type", "epsilon")
-        if kind not in _PREDICTIONS:
-            raise ValueError(f"{root}/scheduler: prediction_type={kind!r} is not supported")
-        parts["prediction"] = sources.with_variance(_PREDICTIONS[kind](), network)
+        parts["prediction"] = _prediction(config, network, root)
     if (root / "vae" / "config.json").is_file():
         scale = _json(root / "vae" / "config.json").get("scaling_factor", 0.18215)
         parts["codec"] = codecs.Latents(scale)
     return parts
 
 
+def _flows(config):
+    return config.get("_class_name") == _FLOW
+
+
+def _prediction(config, network, root):
+    if _flows(config):
+        doubled = network.output_channels == 2 * network.image_shape[-1]
+        velocity = predictions.FlowVelocity()
+        return predictions.HalfUnused(velocity) if doubled else velocity
+    kind = config.get("prediction_type", "epsilon")
+    if kind not in _PREDICTIONS:
+        raise ValueError(f"{root}/scheduler: prediction_type={kind!r} is not supported")
+    return sources.with_variance(_PREDICTIONS[kind](), network)
+
+
 def _schedule(config):
-    for key in ("rescale_betas_zero_snr", "trained_betas"):
+    for key in ("rescale_betas_zero_snr", "trained_betas", "use_dynamic_shifting"):
         if config.get(key):
             raise ValueError(f"the scheduler's {key}={config[key]!r} is not supported")
+    if _flows(config):
+        return schedules.RectifiedFlow(config.get("shift", 1.0))
     kind, steps = config.get("beta_schedule", "linear"), config.get("num_train_timesteps", 1000)
     if kind == "squaredcos_cap_v2":
         return schedules.CosineBeta(steps)
@@ -234,33 +295,75 @@ def _schedule(config):
     return _BETAS[kind](steps, config.get("beta_start", 1e-4), config.get("beta_end", 0.02))
 
 
+def _class_names(root, facts):
+    """Those of the facts, or of a pipeline's index: {"0": "tench, Tinca tinca", ...}."""
+    if "class_names" in facts:
+        return tuple(facts["class_names"])
+    index = root / "model_index.json"
+    names = _json(index).get("id2label") if index.is_file() else None
+    if not isinstance(names, dict) or set(names) != {str(i) for i in range(len(names))}:
+        return None
+    return tuple(str(names[str(i)]) for i in range(len(names)))
+
+
 # Export
 
 
-def export(network, path):
-    """Write a network as a folder that `DiTTransformer2DModel.from_pretrained` loads.
-
-    Raises:
-        ValueError: for a network that the class does not know.
-    """
-    folder, config = pathlib.Path(path), network.config
+def _check_export(network):
+    """ValueError for a network that diffusers does not know; a warning where it differs."""
+    config = network.config
     height, width, _ = config["input_shape"]
     if height != width or config["mlp_ratio"] != 4:
         raise ValueError(
-            "diffusers knows square pictures and an MLP of four times the width only. "
+            "diffusers knows square images and an MLP of four times the width only. "
             f"Received: input_shape={config['input_shape']}, mlp_ratio={config['mlp_ratio']}"
         )
     if config["frequency_shift"] != 1:
-        warnings.warn(
+        warn(
             "diffusers computes the time's features otherwise (frequency_shift=1): the exported "
-            "network gives somewhat different numbers there, as the published conversions do",
-            stacklevel=3,
+            "network gives somewhat different numbers there, as the published conversions do"
         )
-    tensors = _foreign(layout.save(network), config["depth"])
-    text = json.dumps(_foreign_config(network), indent=2, sort_keys=True) + "\n"
-    safetensors_files.write(tensors, folder / f"{_FILE}.safetensors")
-    with beside(folder / "config.json") as new:
-        new.write_text(text, encoding="utf-8")
+    if network.num_classes not in (None, _PIPELINE_CLASSES):
+        warn(
+            f"DiTPipeline of diffusers takes {_PIPELINE_CLASSES} for the class of nothing; that of "
+            f"this network is {network.num_classes}: call its transformer, not the pipeline"
+        )
+
+
+def _write_json(path, value):
+    with beside(path) as new:
+        new.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _scheduler_config(parts):
+    """The scheduler of diffusers for a process, or None, with a warning where there is none."""
+    if not parts:
+        return None
+    schedule, prediction = parts["schedule"], parts["prediction"]
+    mean = getattr(prediction, "mean", getattr(prediction, "used", prediction))
+    if type(schedule) is schedules.RectifiedFlow and type(mean) is predictions.FlowVelocity:
+        return {"_class_name": _FLOW, "num_train_timesteps": 1000, "shift": schedule.shift}
+    betas = {"steps": schedule.steps, "start": None, "end": None, **vars(schedule)}
+    name = next((name for name, kind in _BETAS.items() if type(schedule) is kind), None)
+    if schedule == schedules.CosineBeta(schedule.steps or 1):
+        name = "squaredcos_cap_v2"
+    kind = next((key for key, kind in _PREDICTIONS.items() if type(mean) is kind), None)
+    if name is None or kind is None:
+        warn(
+            f"diffusers has no scheduler for {schedule} with {prediction}: none is written. "
+            "keras_dit reads the process back from the file of tensors"
+        )
+        return None
+    config = {
+        "_class_name": "DDIMScheduler",
+        "beta_schedule": name,
+        "beta_start": betas["start"],
+        "beta_end": betas["end"],
+        "clip_sample": False,
+        "num_train_timesteps": schedule.steps,
+        "prediction_type": kind,
+    }
+    return {name: value for name, value in config.items() if value is not None}
 
 
 def _foreign(tensors, depth):

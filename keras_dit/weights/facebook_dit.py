@@ -1,66 +1,58 @@
 """The files of facebookresearch/DiT and of SiT, whose tensors have the same names.
 
 A release is a bare state dict; a checkpoint of their train.py holds `model`, `ema`, `opt` and
-`args`, and its average is what gives the pictures. The same names may come as .safetensors.
+`args`, and its average is what gives the images. The same names may come as .safetensors.
 """
 
 import math
-import pathlib
 import re
 
 from keras_dit.networks import SIZES
-from keras_dit.weights import layout, safetensors_files, torch_files
+from keras_dit.weights import facts as travelling
+from keras_dit.weights import files, layout
+from keras_dit.weights.files import Stored, some
+from keras_dit.weights.format import Format
 from keras_dit.weights.source import Source, ddpm, flow
-from keras_dit.weights.stored import Stored, some
 
 _PREFIX = re.compile(r"(module\.|_orig_mod\.)+")  # of DistributedDataParallel, torch.compile
 _LIGHTNING = re.compile(r"q_norm|k_norm|mlp\.w12|mlp\.w3|norm1\.weight")
+_STATES = {"ema": "the average of the weights", "model": "the raw weights", "state_dict": "weights"}
 
 
-def open_source(path):
-    """The `Source` of a file, its format found by its content.
+class FacebookDiT(Format):
+    """A file of facebookresearch/DiT, of its train.py, or of SiT."""
 
-    Raises:
-        ValueError: for anything else, with what it is where that can be told.
-    """
-    content = read(path)
-    state = content
-    for key in ("ema", "model", "state_dict"):
-        if isinstance(content.get(key), dict):
-            state = content[key]
-            break
-    tensors = _tensors(state, path)
-    settings = content.get("args") or {}
-    return Source(str(path), _config(tensors, path), tensors, _process(settings, path))
+    title = "a .pt or .safetensors file of facebookresearch/DiT or SiT"
+    suffixes = (".pt", ".safetensors")
+    keeps_facts = True
 
+    def detect(self, path):
+        return path.is_file()
 
-def read(path):
-    """The content of a .pt or .safetensors file as a dict, with `Stored` for tensors."""
-    with open(path, "rb") as file:
-        head = file.read(64)
-    if head[8:9] == b"{":  # before it stands a length, whose bytes may be those of the others
-        content = safetensors_files.read(path)
-    elif head.startswith(b"PK"):
-        content = torch_files.read_zip(path)
-    elif head.startswith(b"\x80"):
-        content = torch_files.read_legacy(path)
-    else:
-        raise ValueError(f"{path} {_what(head)}")
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no weights but a {type(content).__name__}")
-    return content
+    def open(self, path):
+        content = files.read(path)
+        key = next((key for key in _STATES if isinstance(content.get(key), dict)), None)
+        tensors = _tensors(content if key is None else content[key], path)
+        facts = travelling.parsed(files.note(path, travelling.NAME), path)
+        process, notes = _process(content.get("args") or {}, facts, path)
+        if key is not None:
+            notes = (f"of this checkpoint {_STATES[key]} are taken ({key!r})", *notes)
+        names = facts.get("class_names")
+        return Source(
+            str(path),
+            {**_config(tensors, path), **facts["network"]},
+            tensors,
+            process,
+            None if names is None else tuple(names),
+            notes,
+        )
 
+    def check(self, path):
+        files.check_library(path)
 
-def _what(head):
-    """What a file is that holds no weights, by its first bytes."""
-    text = head.lstrip().lower()
-    if not head:
-        return "is empty"
-    if text.startswith(b"<"):
-        return "is a web page, not weights: its download went wrong"
-    if text.startswith(b"version https://git-lfs"):
-        return "is a pointer of Git LFS, not the weights themselves: run git lfs pull"
-    return "is neither a PyTorch file nor a .safetensors file"
+    def export(self, network, path, facts=None):
+        notes = {} if facts is None else {travelling.NAME: travelling.text(facts)}
+        files.write(layout.save(network), path, notes)
 
 
 def _tensors(state, path):
@@ -114,17 +106,26 @@ def _inferred(shapes):
     return config
 
 
+# How it was trained
+
 # Of SiT's train.py: what the published networks were trained with.
 _SIT = {"path_type": "Linear", "prediction": "velocity"}
 
 
-def _process(settings, path):
-    """DiT's or SiT's: as train.py's settings say, else, since nothing inside does, as the name."""
-    name = str(settings.get("model") or pathlib.Path(path).name)
-    if not name.lower().startswith("sit"):
-        return ddpm
+def _process(settings, facts, path):
+    """(network -> arguments of `Diffusion`, notes): by the facts, train.py's settings, the name."""
+    if facts.get("process"):
+        return lambda network: travelling.process(facts, path), ()
+    said = settings.get("model")
+    sit = str(said or path.name).lower().startswith("sit")
+    notes = ()
+    if not said:
+        kind = "SiT's straight lines and velocity" if sit else "DiT's DDPM"
+        notes = (f"nothing in it says how it was trained: by its name taken for {kind}",)
     other = [f"{key}={settings[key]}" for key in _SIT if settings.get(key, _SIT[key]) != _SIT[key]]
-    return _refused(path, other) if other else flow
+    if sit and other:
+        return _refused(path, other), notes
+    return flow if sit else ddpm, notes
 
 
 def _refused(path, settings):
@@ -132,15 +133,7 @@ def _refused(path, settings):
         raise ValueError(
             f"{path} was trained with {', '.join(settings)}, of which only the network can be "
             "loaded: DiTModel.from_preset. Diffusion.from_preset knows SiT's linear path and "
-            "velocity"
+            "velocity; for another give schedule= and prediction="
         )
 
     return process
-
-
-def export(network, path):
-    """Write a network as facebookresearch/DiT loads it: .safetensors by that suffix, else .pt."""
-    write = torch_files.write_zip
-    if pathlib.Path(path).suffix == ".safetensors":
-        write = safetensors_files.write
-    write(layout.save(network), path)

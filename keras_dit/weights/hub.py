@@ -1,15 +1,18 @@
 """hf://owner/name: files of the Hugging Face Hub, by its own library and cache."""
 
+import os
 import re
-
-_PATTERNS = ["config.json", "model_index.json", "diffusion_pytorch_model*", "transformer/*"]
-_PATTERNS += ["scheduler/scheduler_config.json", "vae/config.json"]
+from collections.abc import Sequence
 
 
-def local(path):
+def local(path: str | os.PathLike, patterns: Sequence[str]) -> str | os.PathLike:
     """The local path of `hf://owner/name`, or of `hf://owner/name/FILE`; any other as it is.
 
     What the cache holds is not fetched again, and without a network it is all there is.
+
+    Args:
+        path: what a user gave.
+        patterns: which files of a whole repository are wanted.
 
     Raises:
         ImportError: without huggingface_hub.
@@ -24,12 +27,12 @@ def local(path):
     try:
         import huggingface_hub
     except ImportError:
-        raise ImportError('hf:// needs huggingface_hub: pip install "keras_dit[weights]"') from None
+        raise ImportError("hf:// needs huggingface_hub: pip install huggingface_hub") from None
     name, file = match.groups()
     try:
         if file:
             return huggingface_hub.hf_hub_download(name, file)
-        return huggingface_hub.snapshot_download(name, allow_patterns=_PATTERNS)
+        return huggingface_hub.snapshot_download(name, allow_patterns=list(patterns))
     except (OSError, huggingface_hub.errors.HFValidationError) as error:
         reason = str(error).partition("\n")[0]
         raise FileNotFoundError(f"{path} is neither cached nor to be had: {reason}") from error

@@ -8,13 +8,13 @@ tensors under them. With D the hidden size, p the patch, C and O the channels of
     everything else    as it is
 """
 
-import warnings
-
 import numpy as np
 from keras import ops
 
+from keras_dit.layers import sincos_positions
 from keras_dit.networks import DiTModel
-from keras_dit.weights.stored import Stored, some
+from keras_dit.notices import warn
+from keras_dit.weights.files import Stored, some
 
 
 def shapes(config):
@@ -51,29 +51,35 @@ def _linear(name, inputs, outputs):
     return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
 
 
-def variables(network):
-    """{name: variable} of a `DiTModel`."""
+def _maps(network):
+    """{name: layer} of a `DiTModel`'s linear maps."""
     result = {
-        "pos_embed": network.positions,
-        **_dense("x_embedder.proj", network.patches.projection),
-        **_dense("t_embedder.mlp.0", network.time.mlp_in),
-        **_dense("t_embedder.mlp.2", network.time.mlp_out),
-        "y_embedder.embedding_table.weight": network.label.table,
+        "x_embedder.proj": network.patches.projection,
+        "t_embedder.mlp.0": network.time.mlp_in,
+        "t_embedder.mlp.2": network.time.mlp_out,
+        "final_layer.linear": network.final.projection,
+        "final_layer.adaLN_modulation.1": network.final.modulation,
     }
     for i, block in enumerate(network.blocks):
         result |= {
-            **_dense(f"blocks.{i}.attn.qkv", block.attention.qkv),
-            **_dense(f"blocks.{i}.attn.proj", block.attention.projection),
-            **_dense(f"blocks.{i}.mlp.fc1", block.mlp_in),
-            **_dense(f"blocks.{i}.mlp.fc2", block.mlp_out),
-            **_dense(f"blocks.{i}.adaLN_modulation.1", block.modulation),
+            f"blocks.{i}.attn.qkv": block.attention.qkv,
+            f"blocks.{i}.attn.proj": block.attention.projection,
+            f"blocks.{i}.mlp.fc1": block.mlp_in,
+            f"blocks.{i}.mlp.fc2": block.mlp_out,
+            f"blocks.{i}.adaLN_modulation.1": block.modulation,
         }
-    result |= _dense("final_layer.linear", network.final.projection)
-    return result | _dense("final_layer.adaLN_modulation.1", network.final.modulation)
+    return result
 
 
-def _dense(name, layer):
-    return {f"{name}.weight": layer.kernel, f"{name}.bias": layer.bias}
+def variables(network: DiTModel) -> dict:
+    """{name: variable} of a `DiTModel`; where adapters (LoRA) are on, the kernel with them."""
+    result = {
+        "pos_embed": network.positions,
+        "y_embedder.embedding_table.weight": network.label.table,
+    }
+    for name, layer in _maps(network).items():
+        result |= {f"{name}.weight": layer.kernel, f"{name}.bias": layer.bias}
+    return result
 
 
 def _transposed(name, shape):
@@ -132,18 +138,38 @@ def load(tensors, config, path):
             broken.append(name)
         variable.assign(to_keras(name, array).astype("float32"))
     if broken:
-        warnings.warn(f"{path} holds NaN or infinite numbers in {some(broken)}", stacklevel=4)
+        warn(f"{path} holds NaN or infinite numbers in {some(broken)}")
+    if own_positions(tensors, config):
+        warn(f"{path} {OWN_POSITIONS}")
     return network
 
 
+OWN_POSITIONS = "has positions of its own, not the usual sines and cosines: they are kept"
+
+
+def own_positions(tensors, config):
+    """Whether the positions are others than a new network's, beyond rounding to bfloat16."""
+    height, columns, _ = config["input_shape"]
+    patch, tensor = config["patch_size"], tensors["pos_embed"]
+    usual = sincos_positions(height // patch, columns // patch, config["hidden_size"])
+    if tensor.shape != (1, *usual.shape):  # not of this shape of images: nothing to compare
+        return False
+    return not np.allclose(tensor.read()[0].astype("float32"), usual, rtol=0, atol=4e-3)
+
+
 def save(network):
-    """{name: `Stored`} of a network's tensors, float32.
+    """{name: `Stored`} of a network's tensors, float32, with its adapters (LoRA) merged.
 
     Raises:
-        ValueError: for a network without classes, which these formats do not know.
+        ValueError: for a network without classes, or quantized, which these formats do not know.
     """
     if network.num_classes is None:
         raise ValueError("a network without classes (num_classes=None) cannot be exported")
+    layers = _maps(network).values()
+    if any(getattr(layer, "quantization_mode", None) for layer in layers):
+        raise ValueError("a quantized network cannot be exported: export it before quantize()")
+    if any(getattr(layer, "lora_enabled", False) for layer in layers):
+        warn("the network's adapters (LoRA) are merged into the weights that are exported")
 
     def stored(name, variable, shape):
         def read():

@@ -1,18 +1,50 @@
 """What every format gives: the tensors of a file and what it says of itself."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from keras_dit import codecs, predictions, schedules
+from keras_dit.networks import DiTModel
 from keras_dit.weights import layout
-from keras_dit.weights.stored import Stored
+from keras_dit.weights.files import Stored
 
 # What a tensor's numbers do not depend on may be chosen freely, what else a file does not say too.
 _FREE = {"dtype", "name", "remat", "label_dropout", "num_heads", "frequency_shift"}
 _FREE |= {"mlp_epsilon", "trainable"}
 _LABELS = "y_embedder.embedding_table.weight"
+
+
+def ddpm(network: DiTModel) -> dict[str, Any]:
+    """How DiT was trained: DDPM's linear table, the noise predicted, on latents."""
+    return {
+        "schedule": schedules.LinearBeta(),
+        "prediction": with_variance(predictions.Noise(), network),
+        "codec": codec(network),
+    }
+
+
+def flow(network: DiTModel) -> dict[str, Any]:
+    """How SiT was trained: along straight lines, its time running from noise to data."""
+    velocity = predictions.DataVelocity()
+    doubled = network.output_channels == 2 * network.image_shape[-1]  # they mean nothing
+    return {
+        "schedule": schedules.ReversedFlow(),
+        "prediction": predictions.HalfUnused(velocity) if doubled else velocity,
+        "codec": codec(network),
+    }
+
+
+def with_variance(mean: predictions.Prediction, network: DiTModel) -> predictions.Prediction:
+    """The prediction, with a learned variance where the network has the channels for it."""
+    return predictions.LearnedVariance(mean) if network.config["learned_variance"] else mean
+
+
+def codec(network: DiTModel) -> codecs.Codec:
+    """Four channels are the latents of Stable Diffusion's autoencoder, others are pixels."""
+    return codecs.Latents() if network.image_shape[-1] == 4 else codecs.Pixels()
 
 
 class Source(NamedTuple):
@@ -23,14 +55,18 @@ class Source(NamedTuple):
         config: arguments of `DiTModel` that follow from it, as a dict.
         tensors: {name: `Stored`} under the names of facebookresearch/DiT.
         process: network -> arguments of `Diffusion` that belong to it, as a dict.
+        class_names: names of the classes, or None.
+        notes: what a person should know of it, a sentence each.
     """
 
     path: str
-    config: dict
-    tensors: dict
-    process: Callable
+    config: dict[str, Any]
+    tensors: dict[str, Stored]
+    process: Callable[[DiTModel], dict[str, Any]] = ddpm
+    class_names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
 
-    def network(self, **overrides):
+    def network(self, **overrides: Any) -> DiTModel:
         """A `DiTModel` with these weights.
 
         Raises:
@@ -47,6 +83,21 @@ class Source(NamedTuple):
                 f"{self.path} does not say how many heads its attention has: give num_heads="
             )
         return layout.load(tensors, config, self.path)
+
+    def parts(self, network: DiTModel, given: Mapping[str, Any] = MappingProxyType({})) -> dict:
+        """The arguments of `Diffusion` that belong to the weights and are not given.
+
+        Raises:
+            ValueError: where they are not known here, and not given.
+        """
+        if "process" in given or {"schedule", "prediction"} <= given.keys():
+            return {"codec": codec(network)}
+        return {name: part for name, part in self.process(network).items() if name not in given}
+
+    def remarks(self) -> list[str]:
+        """What a person should know of it, a sentence each, its positions looked at."""
+        own = layout.own_positions(self.tensors, self.config)
+        return [*self.notes, *([layout.OWN_POSITIONS] if own else [])]
 
     def _check(self, overrides):
         """Raise ValueError for what would not be the network of the file."""
@@ -74,33 +125,3 @@ def _with_null_row(table):
         (rows + 1, width),
         lambda: np.concatenate([table.read(), np.zeros((1, width), "float32")]),
     )
-
-
-def ddpm(network):
-    """How DiT was trained: DDPM's linear table, the noise predicted, on latents."""
-    return {
-        "schedule": schedules.LinearBeta(),
-        "prediction": with_variance(predictions.Noise(), network),
-        "codec": codec(network),
-    }
-
-
-def flow(network):
-    """How SiT was trained: along straight lines, its time running from noise to data."""
-    velocity = predictions.DataVelocity()
-    doubled = network.config["learned_variance"]  # its channels are there, but mean nothing
-    return {
-        "schedule": schedules.ReversedFlow(),
-        "prediction": predictions.HalfUnused(velocity) if doubled else velocity,
-        "codec": codec(network),
-    }
-
-
-def with_variance(mean, network):
-    """The prediction, with a learned variance where the network has the channels for it."""
-    return predictions.LearnedVariance(mean) if network.config["learned_variance"] else mean
-
-
-def codec(network):
-    """Four channels are the latents of Stable Diffusion's autoencoder, others are pixels."""
-    return codecs.Latents() if network.image_shape[-1] == 4 else codecs.Pixels()

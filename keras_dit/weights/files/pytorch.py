@@ -18,8 +18,8 @@ import ml_dtypes  # noqa: F401  (numpy knows bfloat16 by it; Keras depends on it
 import numpy as np
 
 from keras_dit.files import beside
-from keras_dit.weights import pickles
-from keras_dit.weights.stored import Stored
+from keras_dit.weights.files import pickles
+from keras_dit.weights.files.stored import Stored
 
 MAGIC = 0x1950A86A20F9469CFC6C
 
@@ -30,40 +30,73 @@ class _Storage(NamedTuple):
     read: object  # () -> bytes
 
 
+class _Archive:
+    """The entries of a zip container, under one folder whose name is any."""
+
+    def __init__(self, path):
+        self.path = path
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"{path} is truncated or corrupt ({error})") from None
+        names = self._zip.namelist()
+        roots = [name[: -len("data.pkl")] for name in names if name.endswith("/data.pkl")]
+        if len(roots) != 1:
+            raise ValueError(
+                f"{path} is a zip file, but not of PyTorch. A .keras file: keras.saving.load_model"
+            )
+        self._root = roots[0]
+        self.sizes = {
+            info.filename.removeprefix(self._root): info.file_size for info in self._zip.infolist()
+        }
+
+    def read(self, name):
+        """The bytes of an entry, checked by its checksum."""
+        try:
+            return self._zip.read(self._root + name)
+        except (KeyError, zipfile.BadZipFile, EOFError, OSError) as error:
+            raise ValueError(f"{self.path} is corrupt: {self._root + name}: {error}") from error
+
+
+def read(path):
+    """What a .pt file of either container holds, with `Stored` for tensors.
+
+    Raises:
+        ValueError: for anything but that.
+    """
+    return read_zip(path) if _is_zip(path) else read_legacy(path)
+
+
+def note(path, name):
+    """The text that `write` put there under that name, or None."""
+    archive = _Archive(path) if _is_zip(path) else None
+    if archive is None or name not in archive.sizes:
+        return None
+    return archive.read(name).decode("utf-8", "replace")
+
+
+def _is_zip(path):
+    with open(path, "rb") as file:
+        return file.read(2) == b"PK"
+
+
 def read_zip(path):
     """What a .pt file of the zip container holds, with `Stored` for tensors.
 
     Raises:
         ValueError: for anything but that.
     """
-    try:
-        archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{path} is truncated or corrupt ({error})") from None
-    roots = [name[: -len("data.pkl")] for name in archive.namelist() if name.endswith("/data.pkl")]
-    if len(roots) != 1:
-        raise ValueError(
-            f"{path} is a zip file, but not of PyTorch. A .keras file: keras.saving.load_model"
-        )
-    root = roots[0]
-
-    def entry(name):
-        try:
-            return archive.read(root + name)
-        except (KeyError, zipfile.BadZipFile, EOFError, OSError) as error:
-            raise ValueError(f"{path} is corrupt: {root + name}: {error}") from error
-
-    if root + "byteorder" in archive.namelist() and entry("byteorder") != b"little":
+    archive = _Archive(path)
+    if "byteorder" in archive.sizes and archive.read("byteorder") != b"little":
         raise ValueError(f"{path} was written on a big-endian machine, which is not supported")
-    sizes = {info.filename: info.file_size for info in archive.infolist()}
 
     def storage(kind, key, length):
         dtype = np.dtype(pickles.STORAGES[kind])
-        if sizes.get(f"{root}data/{key}") != length * dtype.itemsize:
+        if archive.sizes.get(f"data/{key}") != length * dtype.itemsize:
             raise ValueError(f"the storage {key} is missing or of another size")
-        return _Storage(dtype, length, lambda: entry(f"data/{key}"))
+        return _Storage(dtype, length, lambda: archive.read(f"data/{key}"))
 
-    return _described(path, lambda: pickles.read(io.BytesIO(entry("data.pkl"))), storage)
+    return _described(path, lambda: pickles.read(io.BytesIO(archive.read("data.pkl"))), storage)
 
 
 def read_legacy(path):
@@ -175,18 +208,20 @@ def _stored(view, storage):
     return Stored(shape, read)
 
 
-def write_zip(tensors, path):
+def write(tensors, path, notes=None):
     """Write a state dict as a .pt file, one tensor after the other.
 
     Args:
         tensors: {name: `Stored`}; they are written as float32.
         path: of the file; one that is there is replaced when the new one is whole.
+        notes: {name: text}, entries of their own, which PyTorch passes over.
     """
     records = {
         "data.pkl": lambda: pickles.write({name: t.shape for name, t in tensors.items()}),
         "byteorder": lambda: b"little",
         **{f"data/{i}": _numbers(tensor) for i, tensor in enumerate(tensors.values())},
         "version": lambda: b"3\n",
+        **{name: text.encode for name, text in (notes or {}).items()},
     }
     with beside(path) as new, zipfile.ZipFile(new, "w", zipfile.ZIP_STORED) as archive:
         for name, data in records.items():

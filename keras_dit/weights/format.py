@@ -1,0 +1,80 @@
+"""What a format is: how another program stores a network."""
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from keras_dit.networks import DiTModel
+from keras_dit.weights.source import Source
+
+
+class Format:
+    """How another program stores a network. One subclass, one file, one registration.
+
+    Once it is registered (`keras_dit.weights.register`), `from_preset`, `hf://`, `keras-dit
+    convert`, its `--help` and the errors know it.
+
+    Attributes:
+        title: what a person has in hand, such as "a .pt file of Some/Program".
+        suffixes: of what `export` writes, "" for a folder; the first format that was registered
+            with a suffix writes it.
+        hub_patterns: which files of a repository on the Hugging Face Hub belong to it.
+        keeps_facts: whether `export` takes `facts` and `open` gives them back.
+
+    Example:
+
+    ```python
+    class Npz(keras_dit.weights.Format):
+        title, suffixes = "a .npz file", (".npz",)
+
+        def detect(self, path):
+            return path.suffix == ".npz"
+
+        def open(self, path):
+            arrays = dict(np.load(path))
+            tensors = {k: Stored(v.shape, lambda v=v: v) for k, v in arrays.items()}
+            return Source(str(path), config_of(tensors), tensors)
+
+        def export(self, network, path):
+            np.savez(path, **{k: v.read() for k, v in layout.save(network).items()})
+
+
+    keras_dit.weights.register("npz", Npz())
+    ```
+    """
+
+    title: str
+    suffixes: tuple[str, ...] = ()
+    hub_patterns: tuple[str, ...] = ()
+    keeps_facts: bool = False
+
+    def detect(self, path: pathlib.Path) -> bool:
+        """Whether an existing file or folder looks like this format; `open` says what is wrong."""
+        raise NotImplementedError
+
+    def open(self, path: pathlib.Path) -> Source:
+        """What it holds, no numbers read yet.
+
+        Raises:
+            ValueError: for what is damaged, or of another network.
+        """
+        raise NotImplementedError
+
+    def check(self, path: str | os.PathLike) -> None:
+        """Raise ImportError if `export` to that path would for want of a library."""
+
+    def export(
+        self, network: DiTModel, path: str | os.PathLike, facts: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write a network as that program loads it.
+
+        Args:
+            network: a `DiTModel`.
+            path: where to; a file or folder that is there is replaced.
+            facts: only where `keeps_facts`: what `facts.of` made, for `open` to give back.
+
+        Raises:
+            ValueError: for a network that the format cannot hold.
+        """
+        raise NotImplementedError
