@@ -1,7 +1,10 @@
 """Diffusion Transformers in Keras 3: one code base for JAX, PyTorch and TensorFlow."""
 
+from keras_dit import command  # isort: skip
+
 # First: it settles the backend before anything imports Keras.
-from keras_dit import backend  # noqa: F401, I001
+with command.start():
+    from keras_dit import backend  # noqa: F401
 
 from keras_dit import (
     caching,
@@ -21,11 +24,11 @@ from keras_dit import (
     solvers,
     weights,
 )
-from keras_dit.sampling.denoiser import Denoiser
 from keras_dit.diffusion import Diffusion
-from keras_dit.networks import DiTModel
 from keras_dit.layers import AdaLNBlock, PatchEmbedding
+from keras_dit.networks import DiTModel
 from keras_dit.predictions import Denoised
+from keras_dit.sampling.denoiser import Denoiser
 from keras_dit.schedules import Rates
 
 __version__ = "0.1.0"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -53,7 +54,7 @@ def test_a_backend_that_is_not_installed_is_named_with_the_remedy(tmp_path, name
     result = run("import keras_dit", tmp_path, KERAS_BACKEND=name)
     assert result.returncode == 1
     assert f"the backend {name} is not installed" in result.stderr
-    assert f'pip install "keras_dit[{name}]"' in result.stderr
+    assert f"pip install {name}" in result.stderr
 
 
 def test_nothing_is_imported_before_the_refusal(tmp_path):
@@ -72,6 +73,38 @@ def test_the_command_says_it_in_one_line(tmp_path):
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1
     assert result.stderr.startswith("keras-dit: error: KERAS_BACKEND must be")
+
+
+@pytest.mark.parametrize("command", [True, False])
+def test_the_library_leaves_the_process_to_who_imports_it(tmp_path, command):
+    """It ends no process and catches no output: that is for the command, and its start alone."""
+    code = (
+        "import os, sys\n"
+        f"sys.argv = ['{'keras-dit' if command else 'program.py'}']\n"
+        "ends, os.dup2 = [], lambda *_: ends.append(1)\n"
+        "import keras_dit\n"
+        "print(bool(ends))"
+    )
+    result = run(code, tmp_path, KERAS_BACKEND=HERE)
+    assert result.stdout.strip() == str(command)
+    source = pathlib.Path(backend.__file__).parent
+    for word in ("argv", "SystemExit", "dup2"):
+        assert not any(word in path.read_text() for path in source.glob("*.py"))
+
+
+def test_the_command_starts_without_notices(tmp_path):
+    """TensorFlow's, of processors and absent CUDA; with standard error closed it starts too."""
+    for options in ("", " 2>&-"):
+        result = subprocess.run(
+            f"{sys.executable} -m keras_dit info dit_s_8{options}",
+            shell=True,
+            env={**os.environ, "KERAS_BACKEND": HERE, "KERAS_HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (result.returncode, result.stderr) == (0, "")
+        assert "dit_s_8" in result.stdout
 
 
 @pytest.mark.parametrize("text", [None, "{not json", "{}", json.dumps({"backend": HERE})])

@@ -9,7 +9,14 @@ import keras_dit
 
 PACKAGE = pathlib.Path(keras_dit.__file__).parent
 FLOORS = (
-    {"draws", "files", "notices", "registry", "serialization"},  # what the ground floor stands on
+    {
+        "command",
+        "draws",
+        "files",
+        "notices",
+        "registry",
+        "serialization",
+    },  # what the ground floor stands on
     {"backend", "schedules", "images"},
     {"predictions", "gaussian", "layers", "datasets"},
     {"conditions", "objectives", "solvers", "guidance", "codecs"},

@@ -5,7 +5,7 @@ import signal
 import sys
 
 import keras_dit
-from keras_dit import backend
+from keras_dit import backend, command
 from keras_dit.cli import bench, convert, demo, info, sample, train
 
 DESCRIPTION = """\
@@ -43,15 +43,15 @@ def parser():
     top.add_argument("--version", action="version", version=version)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in (demo, train, sample, convert, info, bench):
-        command = commands.add_parser(
+        one = commands.add_parser(
             module.__name__.rpartition(".")[2],
             help=module.HELP,
             description=f"{module.HELP}\n\n{module.EXAMPLE}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        command.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        module.add_arguments(command)
-        command.set_defaults(run=module.run)
+        one.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        module.add_arguments(one)
+        one.set_defaults(run=module.run)
     return top
 
 
@@ -62,6 +62,8 @@ def main(argv=None):
     the signal's number: interrupted, 130 by Ctrl-C.
     """
     arguments = parser().parse_args(argv)
+    with command.quiet():
+        backend.device_name()  # TensorFlow looks for devices, and writes of it
     try:
         arguments.run(arguments)
         return 0

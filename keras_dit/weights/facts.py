@@ -19,7 +19,8 @@ from keras_dit.serialization import Configurable
 
 NAME = "keras_dit"  # under which files keep them
 PARTS = ("process", "schedule", "prediction", "objective", "codec")
-_NETWORK = ("input_shape", "num_heads", "label_dropout", "frequency_shift", "mlp_epsilon")
+_NETWORK = ("input_shape", "num_heads", "label_dropout", "condition_dropout")
+_NETWORK += ("frequency_shift", "mlp_epsilon")
 
 
 def of(network, process: Mapping[str, Any], class_names: Sequence[str] | None) -> dict:
@@ -39,7 +40,7 @@ def of(network, process: Mapping[str, Any], class_names: Sequence[str] | None) -
             f"class_names must be {network.num_classes} names. Received: {len(class_names)}"
         )
     return {
-        "network": {name: _plain(network.config[name]) for name in _NETWORK},
+        "network": {k: _plain(v) for k, v in network.config.items() if k in _NETWORK},
         "process": _plain_parts(process),
         **({"class_names": list(map(str, class_names))} if class_names is not None else {}),
     }
