@@ -197,6 +197,49 @@ def test_fit_takes_each_epoch_once_and_in_order():
         batches.log.clear()
 
 
+@pytest.mark.parametrize("count", [5, 10])
+def test_epochs_are_counted_alike_whether_keras_builds_the_model_first_or_not(count):
+    """Keras builds a model by a look at a batch, which of a set of one batch is the whole epoch."""
+    batches, validation = Logged(numbered(count), np.arange(count), 5), numbered(5)
+    validation = ImageBatches(validation, np.arange(5), 5, shuffle=False)
+    built = None
+    for run in range(3):  # a new model, another new one, then a built one
+        built = small_model() if run < 2 else built
+        batches[0]  # somebody's own look does not count either
+        batches.log.clear()
+        built.fit(batches, validation_data=validation, epochs=2, shuffle=False, verbose=0)
+        assert (batches.epoch, validation.epoch) == (2 * run + 2, 2 * run + 2)
+        assert [part[0] for part in batches.log[-2:]] == [(2 * run, 0), (2 * run + 1, 0)]
+    built.evaluate(batches, verbose=0)
+    assert batches.epoch == 7
+
+
+def test_an_epoch_that_was_broken_off_does_not_count():
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+    batches, model = ImageBatches(numbered(20), np.arange(20), 5), small_model()
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(batches, epochs=2, shuffle=False, verbose=0, callbacks=[Stop()])
+    assert batches.epoch == 0
+    model.fit(batches, epochs=2, shuffle=False, verbose=0)
+    assert batches.epoch == 2
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value_range"),
+    [("float64", (0, 1)), ("float32", (0, 255)), ("uint16", (0, 65535)), ("int64", (-3, 5))],
+)
+def test_a_value_range_is_scaled_to_the_unit_range(dtype, value_range):
+    low, high = value_range
+    stored = np.linspace(low, high, 24).astype(dtype).reshape(2, 2, 3, 2)
+    scaled = contents(ImageBatches(stored, batch_size=1, shuffle=False, value_range=value_range), 0)
+    expected = (stored.astype("float64") - low) / (high - low) * 2 - 1
+    assert scaled.dtype == np.float32
+    np.testing.assert_allclose(scaled, expected, atol=3e-7)
+
+
 def test_a_resumed_fit_is_the_uninterrupted_one_bit_for_bit():
     def batches():
         return ImageBatches(numbered(20), np.arange(20), 5, flip=True, seed=3)

@@ -1,56 +1,39 @@
-"""Data sets that fit in memory: the embedded digits, Fashion-MNIST, and how to split one.
+"""The embedded digits, and arrays in `.npy` and `.npz` files."""
 
-An IDX file is 0, 0, 8, its rank, then rank sizes and as many bytes, all big-endian (LeCun,
-Cortes, Burges: The MNIST database of handwritten digits, 1998).
-"""
-
-import gzip
 import importlib.resources
+import os
 import pathlib
-import zlib
+import zipfile
 
-import keras
 import numpy as np
 
-from keras_dit import images as pictures
-from keras_dit.draws import checked_seed, permutation
+from keras_dit.datasets.parts import Contents, checked_labels
 
-FASHION_MNIST_CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
+__all__ = ["load_digits", "read_arrays"]
+
+# Names of the images, their labels, and the same for validation: ours, Keras's, MedMNIST's, and
+# those of numpy.savez without names, such as the reference batches of ADM.
+NAMES = (
+    ("images", "labels", "val_images", "val_labels"),
+    ("x", "y", "x_val", "y_val"),
+    ("x_train", "y_train", "x_val", "y_val"),
+    ("train_images", "train_labels", "val_images", "val_labels"),
+    ("arr_0", "arr_1", None, None),
 )
-FASHION_MNIST_FOLDER = pathlib.Path("/usr/share/datasets/fashion-mnist")  # of the Debian package
 
 
-def checked_labels(labels, count):
-    """The labels as int32 (count,), or ValueError."""
-    labels = np.asarray(labels)
-    if labels.shape != (count,):
-        raise ValueError(
-            f"labels must be of shape ({count},), one for each image. "
-            f"Received: shape={labels.shape}"
-        )
-    if labels.dtype.kind not in "iu" or (count and labels.min() < 0):
-        raise ValueError(
-            "labels must be integers of at least 0. Received: "
-            f"dtype={labels.dtype}, minimum={labels.min() if count else None}"
-        )
-    return labels.astype("int32")
-
-
-def load_digits():
+def load_digits() -> tuple[np.ndarray, np.ndarray]:
     """The embedded handwritten digits.
 
     Returns:
         `(images, labels)`: (1797, 8, 8, 1) float32 in [-1, 1]; (1797,) int32, 0 to 9.
+
+    Example:
+
+    >>> import keras_dit
+    >>> images, labels = keras_dit.datasets.load_digits()
+    >>> images.shape, labels[:4].tolist()
+    ((1797, 8, 8, 1), [0, 1, 2, 3])
 
     Reference: Optical Recognition of Handwritten Digits, E. Alpaydin and C. Kaynak, UCI Machine
         Learning Repository, 1998; licence CC BY 4.0. The part that scikit-learn ships.
@@ -61,128 +44,97 @@ def load_digits():
         return images, digits["labels"].astype("int32")
 
 
-def split_indices(labels, fraction, seed):
-    """Indices of the two parts, each in random order, with the same share of every class."""
-    if not 0 < fraction < 1:
-        raise ValueError(f"fraction must be between 0 and 1. Received: fraction={fraction}")
-    order = permutation(len(labels), checked_seed(seed), 0)
-    by_class = order[np.argsort(labels[order], kind="stable")]
-    starts = np.flatnonzero(np.diff(labels[by_class])) + 1
-    chosen = np.zeros(len(labels), bool)
-    for members in np.split(by_class, starts):
-        cut = int(fraction * len(members) + 0.5)
-        if len(members) > 1:  # then the class is in both parts
-            cut = min(max(cut, 1), len(members) - 1)
-        chosen[members[:cut]] = True
-    if chosen.all() or not chosen.any():
-        raise ValueError(
-            f"fraction leaves one part empty. Received: fraction={fraction}, {len(labels)} images"
-        )
-    return order[chosen[order]], order[~chosen[order]]
-
-
-def split(images, labels, fraction=0.5, seed=0):
-    """Split a data set in two, shuffled, with the same share of every class in both.
+def read_arrays(path: str | os.PathLike) -> Contents:
+    """The images of an array file, with what else it holds.
 
     Args:
-        images: array (N, ...).
-        labels: (N,) integers. A class of two or more images is in both parts.
-        fraction: share of the first part, between 0 and 1.
-        seed: integer; the same seed gives the same parts everywhere.
-
-    Returns:
-        `((images_a, labels_a), (images_b, labels_b))`, the labels int32.
+        path: `.npy`: images (N, H, W, C) or (N, H, W), read when they are asked for. `.npz`: such
+            `images`, and if there are any `labels` (N,), integers or names of classes,
+            `class_names` (K,), `val_images` and `val_labels`; or the names in `NAMES`.
 
     Raises:
-        ValueError: on lengths that differ, an argument out of its range, or an empty part.
+        OSError: if it cannot be read; the message names the file.
+        ValueError: if it holds no images, or pixels of no known range.
     """
-    images = np.asarray(images)
-    labels = checked_labels(labels, len(images))
-    first, second = split_indices(labels, fraction, seed)
-    return (images[first], labels[first]), (images[second], labels[second])
-
-
-def _idx_path(folder, name):
-    for path in (folder / name, folder / f"{name}.gz"):
-        if path.is_file():
-            return path
-    raise FileNotFoundError(f"expected {name} or {name}.gz in {folder}, found neither")
-
-
-def is_idx_folder(folder):
-    """Whether a folder holds any of the four files, so that it is meant as such a data set."""
-    return any(folder.glob("*-idx[13]-ubyte*"))
-
-
-def _read_idx(path, dimensions):
-    """The uint8 array of an IDX file, plain or .gz."""
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"corrupt IDX file {path}: {error}") from error
-    start = 4 + 4 * dimensions
-    if data[:4] != bytes([0, 0, 8, dimensions]) or len(data) < start:
+    arrays = _read(pathlib.Path(path))
+    names = next((names for names in NAMES if names[0] in arrays), None)
+    if names is None:
         raise ValueError(
-            f"corrupt IDX file {path}: it must begin with {bytes([0, 0, 8, dimensions])!r} and "
-            f"{dimensions} sizes. Received: {data[:4]!r}, {len(data)} bytes"
+            f"{path} must hold images by one of the names {', '.join(n[0] for n in NAMES)}. "
+            f"Received: {', '.join(arrays) or 'no arrays'}"
         )
-    shape = tuple(int(size) for size in np.frombuffer(data, ">u4", dimensions, 4))
-    size = int(np.prod(shape, dtype=object))  # exact: a corrupt header holds any number
-    if len(data) - start != size:
-        raise ValueError(
-            f"corrupt IDX file {path}: shape {shape} needs {size} bytes, {len(data) - start} follow"
-        )
-    return np.frombuffer(data, "uint8", offset=start).reshape(shape)
+    images, labels, val_images, val_labels = (arrays.pop(name, None) for name in names)
+    class_names = arrays.pop("class_names", None)
+    images = _channels_last(images, path)
+    value_range, notes = _value_range(images, path)
+    if arrays:
+        notes += (f"{path}: left out: {', '.join(arrays)}",)
+    labels, class_names = _labels(labels, class_names, len(images))
+    found = Contents(images, labels, class_names, value_range, notes=notes)
+    if val_images is None:
+        return found
+    val_images = _channels_last(val_images, path)
+    val_labels, _ = _labels(val_labels, class_names, len(val_images))
+    return found._replace(validation=found._replace(images=val_images, labels=val_labels))
 
 
-def load_idx(folder, split):
-    """uint8 images (N, H, W, 1) and int32 labels (N,) of a folder of IDX files."""
-    if split not in ("train", "test"):
-        raise ValueError(f"split must be 'train' or 'test'. Received: split={split!r}")
-    folder, prefix = pathlib.Path(folder), {"train": "train", "test": "t10k"}[split]
-    images = _read_idx(_idx_path(folder, f"{prefix}-images-idx3-ubyte"), 3)
-    label_path = _idx_path(folder, f"{prefix}-labels-idx1-ubyte")
-    labels = _read_idx(label_path, 1)
-    if len(labels) != len(images):
-        raise ValueError(f"{label_path} holds {len(labels)} labels for {len(images)} images")
-    return images[..., None], labels.astype("int32")
-
-
-def fashion_mnist_bytes(folder, split):
-    """Fashion-MNIST as uint8 images and int32 labels."""
-    if folder is not None or FASHION_MNIST_FOLDER.is_dir():
-        return load_idx(folder or FASHION_MNIST_FOLDER, split)
-    if split not in ("train", "test"):
-        raise ValueError(f"split must be 'train' or 'test'. Received: split={split!r}")
+def _read(path):
+    """{name: array}; the one of a `.npy` file is called images."""
     try:
-        parts = dict(zip(("train", "test"), keras.datasets.fashion_mnist.load_data(), strict=True))
-    except Exception as error:  # Keras raises a bare Exception when it cannot download
-        raise OSError(
-            f"Fashion-MNIST is not in {FASHION_MNIST_FOLDER} and cannot be downloaded; "
-            f"give the folder of its four IDX files. {error}"
-        ) from error
-    images, labels = parts[split]
-    return images[..., None], labels.astype("int32")
+        if path.suffix.lower() == ".npy":
+            return {"images": np.load(path, mmap_mode="r", allow_pickle=False)}
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise OSError(f"cannot read the arrays {path}: {error}") from error
 
 
-def load_fashion_mnist(folder=None, split="train"):
-    """Fashion-MNIST: 28 x 28 grey pictures of clothes, named by `FASHION_MNIST_CLASSES`.
+def _channels_last(images, path):
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or 0 in images.shape:
+        raise ValueError(
+            f"images must be of shape (N, H, W, C) or (N, H, W), not empty. Received: {path} with "
+            f"shape={images.shape}"
+        )
+    if images.shape[1] in (1, 3) and images.shape[3] > 4:
+        raise ValueError(
+            "images must be channels-last, (N, H, W, C); images.transpose(0, 2, 3, 1) makes them "
+            f"so. Received: {path} with shape={images.shape}"
+        )
+    return images
 
-    Args:
-        folder: folder of the IDX files as published (`train-images-idx3-ubyte` and so on, plain
-            or `.gz`). None: the Debian package's /usr/share/datasets/fashion-mnist if it is
-            there, else `keras.datasets.fashion_mnist`, which downloads.
-        split: "train" or "test".
 
-    Returns:
-        `(images, labels)`: (60000 or 10000, 28, 28, 1) float32 in [-1, 1]; int32 labels 0 to 9.
+def _value_range(images, path):
+    """(low, high) of the pixels, None if `ImageBatches` knows; and what there is to say of it."""
+    low, high = images.min(), images.max()
+    if images.dtype == np.uint8 and high > 1:
+        return None, ()
+    if images.dtype.kind == "f" and -1.5 <= low < 0 < high <= 1.5:
+        return None, ()
+    if images.dtype.kind in "fiub" and low >= 0:
+        for top in (1, 255, 65535):
+            if high <= top and (top < 65535 or images.dtype.kind != "f"):
+                return (0, top), (f"{path}: pixels from {low} to {high} are taken as 0 to {top}",)
+    raise ValueError(
+        "pixels must be finite, from 0 to 255, 0 to 1, or -1 to 1. "
+        f"Received: {path} with {images.dtype} from {low} to {high}"
+    )
 
-    Raises:
-        FileNotFoundError: if a file is missing.
-        OSError: if it must be downloaded and cannot be.
-        ValueError: on an unknown split, or a corrupt file, which is named.
 
-    Reference: Xiao, Rasul, Vollgraf: Fashion-MNIST, 2017; licence MIT.
-    """
-    images, labels = fashion_mnist_bytes(folder, split)
-    return pictures.from_uint8(images), labels
+def _labels(labels, class_names, count):
+    """int32 labels and a name for each; labels that are names are numbered in their order."""
+    if labels is None:
+        return None, None
+    if labels.dtype.kind == "U":
+        names = sorted(set(labels.ravel().tolist())) if class_names is None else list(class_names)
+        wrong = sorted(set(labels.ravel().tolist()) - set(names))
+        if wrong:
+            raise ValueError(f"labels must be among class_names. Received: {wrong[0]!r}")
+        labels, class_names = np.vectorize(names.index)(labels), names
+    labels = checked_labels(labels, count)
+    if class_names is None:
+        class_names = range(labels.max() + 1)
+    return labels, tuple(map(str, class_names))

@@ -5,14 +5,18 @@ Batch i of epoch e holds the samples order_e[i·B … (i + 1)·B − 1], where o
 """
 
 import math
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_dit import draws
-from keras_dit import images as pictures
-from keras_dit.datasets.arrays import checked_labels
+from keras_dit import images as pixels
+from keras_dit.datasets.parts import Contents, checked_labels
+
+__all__ = ["ImageBatches", "batches_of"]
 
 
 def _image_shape(images):
@@ -25,9 +29,13 @@ def _image_shape(images):
     return tuple(int(size) for size in shape[1:])
 
 
-def _as_float(batch):
+def _as_float(batch, value_range):
+    """Pixels in [-1, 1], float32."""
+    if value_range is not None:
+        low, high = value_range
+        return (batch.astype("float32") - low) * np.float32(2 / (high - low)) - np.float32(1)
     if batch.dtype == np.uint8:
-        return pictures.from_uint8(batch)
+        return pixels.from_uint8(batch)
     if batch.dtype.kind != "f":
         raise ValueError(
             f"images must be uint8, or floats in [-1, 1]. Received: dtype={batch.dtype}"
@@ -42,8 +50,7 @@ class ImageBatches(keras.utils.PyDataset):
     `shuffle=False` Keras takes them in an order of its own, which no seed of ours settles.
 
     `epoch` counts by itself from 0: it moves on when `fit` or `evaluate` has taken the last batch.
-    To resume, set it to the epoch to go on with before `fit(initial_epoch=epoch)`. (A set of a
-    single batch is counted once too often when `fit` first builds a model with it.)
+    To resume, set it to the epoch to go on with before `fit(initial_epoch=epoch)`.
 
     Args:
         images: sequence (N, H, W, C): a numpy array, uint8 or floats in [-1, 1], or anything
@@ -58,41 +65,54 @@ class ImageBatches(keras.utils.PyDataset):
         class_names: names of the labels 0, 1, ...; None numbers them.
         threads: how many images are read at once when images is not an array; the batches do
             not depend on it. Keras's own workers are not used: they reorder batches.
+        value_range: (low, high) of the pixels, where they are neither uint8 nor floats in
+            [-1, 1]: batches are scaled from it to [-1, 1].
 
     Attributes:
-        input_shape: (H, W, C). num_classes: number of names, None without labels.
+        input_shape: (H, W, C). num_classes: number of names, None without labels. validation:
+            batches for `fit(validation_data=)`, from `load`; None where there are none.
 
     Raises:
         ValueError: at construction, on no images, fewer than one batch of them, or an argument
             of another shape, dtype or range.
+
+    Example:
+
+    >>> import keras_dit
+    >>> images, labels = keras_dit.datasets.load_digits()
+    >>> batches = keras_dit.datasets.ImageBatches(images, labels, batch_size=100)
+    >>> len(batches), batches.input_shape, batches.num_classes
+    (17, (8, 8, 1), 10)
     """
 
     def __init__(
         self,
-        images,
-        labels=None,
-        batch_size=128,
+        images: Any,
+        labels: Sequence[int] | None = None,
+        batch_size: int = 128,
         *,
-        shuffle=True,
-        flip=False,
-        drop_remainder=True,
-        seed=0,
-        class_names=None,
-        threads=8,
+        shuffle: bool = True,
+        flip: bool = False,
+        drop_remainder: bool = True,
+        seed: int = 0,
+        class_names: Sequence[str] | None = None,
+        threads: int = 8,
+        value_range: tuple[float, float] | None = None,
     ):
         super().__init__()
         self.images, self.batch_size = images, batch_size
         self.shuffle, self.flip, self.drop_remainder = shuffle, flip, drop_remainder
         self.seed, self.threads = draws.checked_seed(seed), threads
+        self.value_range, self.validation = value_range, None
         self._check_sizes()
         self.input_shape = _image_shape(images)
         if isinstance(images, np.ndarray):
-            _as_float(images[:0])  # a wrong dtype shows now
+            _as_float(images[:0], value_range)  # a wrong dtype shows now
         self.labels = None if labels is None else checked_labels(labels, len(images))
         self.class_names = self._checked_names(class_names)
         self.num_classes = None if labels is None else len(self.class_names)
         self.epoch = 0
-        self._begun = self._finished = False
+        self._building = self._finished = False
 
     def _check_sizes(self):
         for name in ("batch_size", "threads"):
@@ -104,8 +124,8 @@ class ImageBatches(keras.utils.PyDataset):
             raise ValueError("there is no data: images is empty")
         if len(self) == 0:
             raise ValueError(
-                "fewer images than one batch: take a smaller batch_size or drop_remainder=False. "
-                f"Received: {count} images, batch_size={self.batch_size}"
+                f"fewer images than one batch: choose a batch size of at most {count}, such as "
+                f"{usual_batch_size(count)}. Received: {count} images, batch_size={self.batch_size}"
             )
 
     def _checked_names(self, class_names):
@@ -119,12 +139,12 @@ class ImageBatches(keras.utils.PyDataset):
             )
         return names
 
-    def __len__(self):
+    def __len__(self) -> int:
         """The number of batches in an epoch."""
         batches = len(self.images) / self.batch_size
         return math.floor(batches) if self.drop_remainder else math.ceil(batches)
 
-    def batch(self, epoch, index):
+    def batch(self, epoch: int, index: int) -> tuple[np.ndarray, ...]:
         """Batch index of an epoch, whatever was asked for before.
 
         Args:
@@ -137,7 +157,7 @@ class ImageBatches(keras.utils.PyDataset):
 
         Raises:
             IndexError: if there is no such batch.
-            OSError: if a picture cannot be read; the message names the file.
+            OSError: if an image cannot be read; the message names the file.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
@@ -145,7 +165,7 @@ class ImageBatches(keras.utils.PyDataset):
         samples = slice(index * self.batch_size, (index + 1) * self.batch_size)
         order = draws.permutation(count, self.seed, epoch) if self.shuffle else np.arange(count)
         chosen = order[samples]
-        images = _as_float(self._read(chosen))  # (B, H, W, C)
+        images = _as_float(self._read(chosen), self.value_range)  # (B, H, W, C)
         if self.flip:
             mirrored = draws.flips(count, self.seed, epoch)[chosen]
             images = np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
@@ -157,18 +177,57 @@ class ImageBatches(keras.utils.PyDataset):
         with ThreadPoolExecutor(self.threads) as pool:
             return np.stack(list(pool.map(self.images.__getitem__, map(int, chosen))))
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
         """Batch index of the present epoch."""
         batch = self.batch(self.epoch, index)
-        if self._begun and index == len(self) - 1:
+        if index == len(self) - 1:
             self._finished = True
         return batch
 
-    def on_epoch_begin(self):
-        """Called by Keras; also for a first look at one batch, when it builds a model."""
-        self._begun, self._finished = True, False
+    @property
+    def workers(self) -> int:
+        """Asked for by Keras once, when `fit` or `evaluate` begins."""
+        self._building = True
+        return 1
 
-    def on_epoch_end(self):
-        """Called by Keras; also before the first epoch, which is why `_finished` decides."""
-        self.epoch += self._finished
-        self._begun = self._finished = False
+    def on_epoch_end(self) -> None:
+        """Called by Keras; also once before the first epoch, when it may have built a model."""
+        self.epoch += self._finished and not self._building
+        self._building = self._finished = False
+
+
+def usual_batch_size(count: int, most: int = 128) -> int:
+    """The largest power of two, up to `most`, of which so many images make four batches."""
+    return min(most, 2 ** max(0, int(math.log2(max(count, 1) / 4))))
+
+
+def batches_of(
+    contents: Contents, batch_size: int | None = None, *, threads: int = 8, **moving: Any
+) -> ImageBatches:
+    """Batches of what a source holds, for training, with those for validation beside them.
+
+    Args:
+        contents: of the source.
+        batch_size: images in a batch; None: 128, or less for fewer than 512 images.
+        threads: how many images are read at once.
+        moving: `flip`, `seed` and `drop_remainder` of the training batches. Those for validation
+            are whole and in one order.
+    """
+
+    def made(part, batch_size, **options):
+        return ImageBatches(
+            part.images,
+            part.labels,
+            batch_size,
+            class_names=part.class_names,
+            value_range=part.value_range,
+            threads=threads,
+            **options,
+        )
+
+    size = usual_batch_size(len(contents.images)) if batch_size is None else batch_size
+    batches = made(contents, size, **moving)
+    if contents.validation is not None:
+        still = {"shuffle": False, "drop_remainder": False}
+        batches.validation = made(contents.validation, size, **still)
+    return batches

@@ -1,20 +1,21 @@
-"""Pictures in a folder for each class: FOLDER/CLASS/**/*.png and the like."""
+"""Images in folders: a folder for each class, or all in one."""
 
 import os
-import pathlib
 import warnings
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from keras_dit import images as pictures
-from keras_dit.datasets.arrays import split_indices
-from keras_dit.datasets.batches import ImageBatches
+from keras_dit import images
+from keras_dit.datasets.batches import ImageBatches, batches_of
+from keras_dit.datasets.listing import list_folder
+from keras_dit.datasets.parts import Contents, divide
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+__all__ = ["ImageFiles", "checked_size", "image_folder", "read_folder"]
 
 
-def checked_size(image_size):
+def checked_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
     """An image size given as (H, W), or as one integer for both, as a tuple; or ValueError."""
     size = (image_size,) * 2 if np.ndim(image_size) == 0 else tuple(image_size)
     if len(size) != 2 or any(side is None or side != int(side) or side < 1 for side in size):
@@ -26,9 +27,9 @@ def checked_size(image_size):
 
 
 class ImageFiles:
-    """A sequence of pictures that are read when they are asked for.
+    """A sequence of images that are read when they are asked for.
 
-    A picture is halved with a box filter while it stays large enough, resized by a bicubic filter
+    A image is halved with a box filter while it stays large enough, resized by a bicubic filter
     to cover image_size, and cut at the centre, as in ADM and DiT (`keras_dit.images.read`).
 
     Args:
@@ -41,138 +42,131 @@ class ImageFiles:
 
     Raises:
         ValueError: on an argument out of its range.
-        OSError: on reading a picture that is missing or broken; the message names the file.
+        OSError: on reading an image that is missing or broken; the message names the file.
+
+    Example:
+
+    >>> import keras_dit
+    >>> files = keras_dit.datasets.ImageFiles(["a.png", "b.jpg"], image_size=(64, 96))
+    >>> files.shape
+    (2, 64, 96, 3)
     """
 
-    def __init__(self, paths, image_size, channels=3):
+    def __init__(
+        self,
+        paths: Iterable[str | os.PathLike],
+        image_size: int | tuple[int, int],
+        channels: int = 3,
+    ):
         if channels not in (1, 3):
             raise ValueError(f"channels must be 1 or 3. Received: channels={channels}")
         self.paths, self.channels = list(paths), channels
         self.image_size = checked_size(image_size)
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, int, int, int]:
         """(N, H, W, C), from the arguments alone."""
         return (len(self.paths), *self.image_size, self.channels)
 
-    def __len__(self):
-        """The number of pictures."""
+    def __len__(self) -> int:
+        """The number of images."""
         return len(self.paths)
 
-    def __getitem__(self, index):
-        """Picture index, uint8 (H, W, C)."""
-        return pictures.read(self.paths[index], self.image_size, self.channels)
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Image index, uint8 (H, W, C)."""
+        return images.read(self.paths[index], self.image_size, self.channels)
 
-    def subset(self, indices):
-        """The pictures of these indices, in their order, as another sequence."""
+    def subset(self, indices: Iterable[int]) -> "ImageFiles":
+        """The images of these indices, in their order, as another sequence."""
         return ImageFiles([self.paths[i] for i in indices], self.image_size, self.channels)
-
-
-def _is_picture(name):
-    return name.lower().endswith(PICTURE_SUFFIXES) and not name.startswith(".")
-
-
-def _pictures_under(folder):
-    """The pictures in a folder and the folders in it, sorted, without what is hidden."""
-    found = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [os.path.join(place, name) for name in names if _is_picture(name)]
-    return sorted(found)
-
-
-def _class_folders(folder):
-    """The folders of the classes, sorted by name, or an error that says what was expected."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}")
-    entries = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
-    if not entries:
-        raise ValueError(f"{folder} is empty; expected {folder}/CLASS/PICTURE.png")
-    classes = [entry for entry in entries if entry.is_dir()]
-    loose = sum(not entry.is_dir() and _is_picture(entry.name) for entry in entries)
-    if len(classes) < 2:
-        raise ValueError(
-            f"expected at least two folders in {folder}, one for each class, as in "
-            f"{folder}/CLASS/PICTURE.png. Found: {len(classes)} folders, {loose} pictures"
-        )
-    if loose:
-        warnings.warn(f"{loose} pictures in {folder} are in no class: ignored", stacklevel=4)
-    return classes
-
-
-def list_classes(folder):
-    """The class names, and the paths and labels of all pictures, without opening a file."""
-    classes = _class_folders(folder)
-    paths, labels = [], []
-    for label, place in enumerate(classes):
-        found = _pictures_under(place)
-        if not found:
-            raise ValueError(
-                f"no picture in the class folder {place}; known suffixes: "
-                + " ".join(PICTURE_SUFFIXES)
-            )
-        paths += found
-        labels += [label] * len(found)
-    return tuple(place.name for place in classes), paths, np.array(labels, "int32")
 
 
 def _readable(path):
     try:
-        pictures.read(path)
+        images.read(path)
     except OSError:
         return False
     return True
 
 
-def _without_unreadable(class_names, paths, labels, threads):
-    """What is left when every picture was decoded once, with a warning that counts the rest."""
+def _without_unreadable(contents, threads):
+    """What is left when every image was decoded once; what is left out is counted in a note."""
+    paths = contents.images.paths
     with ThreadPoolExecutor(threads) as pool:
         good = np.array(list(pool.map(_readable, paths)), bool)
     if good.all():
-        return paths, labels
-    warnings.warn(
-        f"skipped {int((~good).sum())} of {len(paths)} pictures that cannot be read, "
-        f"the first: {paths[int(np.argmin(good))]}",
-        stacklevel=3,
+        return contents
+    for label, name in enumerate(contents.class_names or ("",)):
+        if not good[contents.groups == label].any():
+            raise ValueError(
+                f"no image {f'of the class {name} ' if name else ''}can be read, for instance "
+                f"{paths[int(np.argmax(contents.groups == label))]}"
+            )
+    note = (
+        f"skipped {int((~good).sum())} of {len(paths)} images that cannot be read, "
+        f"the first: {paths[int(np.argmin(good))]}"
     )
-    for label, name in enumerate(class_names):
-        if not good[labels == label].any():
-            raise ValueError(f"no picture of the class {name} can be read")
-    return [path for path, keep in zip(paths, good, strict=True) if keep], labels[good]
+    return contents.take(np.flatnonzero(good))._replace(notes=(*contents.notes, note))
+
+
+def read_folder(
+    folder: str | os.PathLike,
+    image_size: int | tuple[int, int],
+    channels: int = 3,
+    *,
+    labelled: bool = True,
+    on_error: str = "raise",
+    threads: int = 8,
+) -> Contents:
+    """The images of a folder as `image_folder` takes them, before they are cut into batches."""
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error must be 'raise' or 'skip'. Received: on_error={on_error!r}")
+    train, validation, notes = list_folder(folder, labelled)
+
+    def contents(listing):
+        files = ImageFiles(listing.paths, image_size, channels)
+        found = Contents(files, listing.labels, listing.class_names)
+        return _without_unreadable(found, threads) if on_error == "skip" else found
+
+    found, apart = contents(train), None if validation is None else contents(validation)
+    said = (*notes, *found.notes, *(() if apart is None else apart.notes))
+    return found._replace(validation=apart, notes=said)
 
 
 def image_folder(
-    folder,
-    image_size,
-    channels=3,
-    batch_size=128,
+    folder: str | os.PathLike,
+    image_size: int | tuple[int, int],
+    channels: int = 3,
+    batch_size: int = 128,
     *,
-    flip=False,
-    seed=0,
-    validation_fraction=0.0,
-    drop_remainder=True,
-    on_error="raise",
-    threads=8,
-):
-    """Batches of the pictures in a folder for each class.
+    flip: bool = False,
+    seed: int = 0,
+    validation_fraction: float = 0.0,
+    drop_remainder: bool = True,
+    on_error: str = "raise",
+    threads: int = 8,
+) -> ImageBatches | tuple[ImageBatches, ImageBatches]:
+    """Batches of the images in a folder. `load` takes one too, and more kinds of data.
 
-    Every folder in it is a class; the classes are numbered in the order of their names. Pictures
-    (png, jpg, jpeg, bmp, gif, webp) may lie deeper inside; hidden files are ignored. Files are
-    listed now and opened when their batch is asked for.
+    Every folder in it is a class; the classes are numbered in the order of their names. Images
+    may lie deeper inside, and be symbolic links. A folder that holds images and no folders of
+    them has no classes. Where its folders are `train/`, `val/` and `test/`, the first two are
+    for training and validation. Every format that Pillow decodes is read; what is left out is
+    counted and named in a warning. Files are listed now and opened when their batch is asked for.
 
     Args:
-        folder: FOLDER of FOLDER/CLASS/PICTURE.png.
-        image_size: (H, W) to which every picture is resized and cut, or one integer for both.
+        folder: FOLDER of FOLDER/CLASS/IMAGE.png, or of FOLDER/IMAGE.png.
+        image_size: (H, W) to which every image is resized and cut, or one integer for both.
         channels: 3 for colour, 1 for grey.
         batch_size: images in a batch.
-        flip: whether a picture is mirrored left to right at random.
+        flip: whether an image is mirrored left to right at random.
         seed: integer for the orders, the flips and the split.
         validation_fraction: share of every class that is kept apart for validation.
         drop_remainder: whether the last batch is left out when smaller; never of the validation.
-        on_error: "raise": a broken picture raises when its batch is asked for. "skip": every
-            picture is decoded once now, and those that fail are left out with a warning; this
+        on_error: "raise": a broken image raises when its batch is asked for. "skip": every
+            image is decoded once now, and those that fail are left out with a warning; this
             costs about what one epoch costs to read, and leaves the batches as reproducible.
-        threads: how many pictures are read at once.
+        threads: how many images are read at once.
 
     Returns:
         `ImageBatches`, with the folder names as `class_names`; or, where validation_fraction > 0,
@@ -180,28 +174,24 @@ def image_folder(
 
     Raises:
         FileNotFoundError: if there is no such folder.
-        ValueError: if it is empty, has fewer than two class folders, a class without a picture,
+        ValueError: if it holds no image, a class without an image, it is unclear what it holds,
             or on an argument out of its range.
+
+    Example:
+
+    >>> import keras_dit, tempfile
+    >>> folder, (digits, _) = tempfile.mkdtemp(), keras_dit.datasets.load_digits()
+    >>> for i in range(6):
+    ...     keras_dit.images.save_png(f"{folder}/{'even' if i % 2 else 'odd'}/{i}.png", digits[i])
+    >>> batches = keras_dit.datasets.image_folder(folder, image_size=8, batch_size=2)
+    >>> batches.class_names, batches.input_shape, len(batches)
+    (('even', 'odd'), (8, 8, 3), 3)
     """
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f"on_error must be 'raise' or 'skip'. Received: on_error={on_error!r}")
-    if not 0 <= validation_fraction < 1:
-        raise ValueError(
-            "validation_fraction must be at least 0 and below 1. "
-            f"Received: validation_fraction={validation_fraction}"
-        )
-    class_names, paths, labels = list_classes(pathlib.Path(folder))
-    files = ImageFiles(paths, image_size, channels)
-    if on_error == "skip":
-        paths, labels = _without_unreadable(class_names, paths, labels, threads)
-        files = ImageFiles(paths, image_size, channels)
-    shared = {"batch_size": batch_size, "class_names": class_names, "threads": threads}
-    moving = {"flip": flip, "seed": seed, "drop_remainder": drop_remainder}
-    if validation_fraction == 0:
-        return ImageBatches(files, labels, **shared, **moving)
-    train, rest = split_indices(labels, 1 - validation_fraction, seed)
-    still = {"shuffle": False, "drop_remainder": False}
-    return (
-        ImageBatches(files.subset(train), labels[train], **shared, **moving),
-        ImageBatches(files.subset(rest), labels[rest], **shared, **still),
+    found = read_folder(folder, image_size, channels, on_error=on_error, threads=threads)
+    found = divide(found, validation_fraction, seed, "validation_fraction")
+    for note in found.notes:
+        warnings.warn(note, stacklevel=2)
+    batches = batches_of(
+        found, batch_size, flip=flip, seed=seed, drop_remainder=drop_remainder, threads=threads
     )
+    return (batches, batches.validation) if validation_fraction else batches
