@@ -82,9 +82,9 @@ print("cut and joined, the same:", np.array_equal(keras.ops.convert_to_numpy(aga
 
 # %%
 time_embedding = keras_dit.conditions.TimestepEmbedding(hidden_size=64)
-label_embedding = keras_dit.conditions.LabelEmbedding(num_classes=10, hidden_size=64)
+label_embedding = keras_dit.conditions.Label(num_classes=10, hidden_size=64)
 timesteps = np.array([0.0, 10.0, 500.0, 999.0], "float32")
-conditioning = time_embedding(timesteps) + label_embedding(labels[:4])
+conditioning = time_embedding(timesteps) + label_embedding(labels[:4]).vector
 print(f"times {timesteps.shape} and labels {labels[:4].shape} -> {tuple(conditioning.shape)}")
 print(f"rows of the label table: {label_embedding.table.shape[0]}; the null class is number 10")
 

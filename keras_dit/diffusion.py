@@ -272,7 +272,7 @@ class Diffusion(keras.Model):
         factor = broadcast(rates, x0)
         x_t = factor.alpha * x0 + factor.sigma * noise  # (B, H, W, C)
         if y is not None:
-            y, valid = self._labels(y)
+            y = self.network.admit(y)
         if training:
             x = self.prediction.network_input(x_t, rates)
             output = self.network(x, self.schedule.timestep(t), y, training=True)
@@ -281,14 +281,7 @@ class Diffusion(keras.Model):
         loss = self.objective.loss(output, x0, noise, rates, self.prediction)  # (B,)
         if sample_weight is not None:
             loss = loss * ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
-        loss = ops.mean(loss)
-        return loss if y is None else ops.where(valid, loss, float("nan"))
-
-    def _labels(self, y):
-        """Labels that can be looked up on every backend, and whether they all were in range."""
-        y = ops.reshape(ops.cast(y, "int32"), (-1,))
-        last = self.network.num_classes - 1
-        return ops.clip(y, 0, last), ops.all((y >= 0) & (y <= last))
+        return ops.mean(loss)
 
     # Sampling
 
@@ -310,6 +303,7 @@ class Diffusion(keras.Model):
         verbose=False,
         caching=None,
         jit_compile="auto",
+        conditions=None,
     ):
         """Make pictures.
 
@@ -321,7 +315,8 @@ class Diffusion(keras.Model):
         raised as usual.
 
         Args:
-            labels: for each picture its class, or None for no class.
+            labels: for each picture its class, or None for no class; short for
+                conditions={"label": labels}.
             num_images: how many pictures, if no labels are given.
             steps: number of solver steps, at most the schedule's own number; None: the grid's
                 number where it has one, else 50.
@@ -339,13 +334,16 @@ class Diffusion(keras.Model):
             jit_compile: True: the steps are compiled by XLA (JAX, TensorFlow) or torch.compile;
                 False: they are not; "auto": what measures fastest, the time to compile counted.
 
+            conditions: what the network is told, a dict of values by name, one for each image;
+                what is not named is not said.
+
         Returns:
             numpy float32 (N, H, W, C) in the codec's range, by default [−1, 1].
 
         Raises:
             ValueError: for labels the network does not have or settings that make no run.
         """
-        labels, count = checks.requested(labels, num_images, self.network.num_classes)
+        condition, count = checks.requested(self.network, labels, conditions, num_images)
         solver = checks.instance("solver", solver, DDIM, Solver)
         guidance = checks.instance("guidance", guidance, Unguided, Guidance)
         times = sampling.run_times(self.schedule, steps, grid)
@@ -356,7 +354,16 @@ class Diffusion(keras.Model):
             raise ValueError(f"batch_size must be 1 or more. Received: batch_size={batch_size}")
         chunks = np.array_split(np.arange(count), math.ceil(count / batch_size))
         x0 = self._generation(
-            labels, chunks, times, solver, guidance, caching, seed, callback, verbose, jit_compile
+            condition,
+            chunks,
+            times,
+            solver,
+            guidance,
+            caching,
+            seed,
+            callback,
+            verbose,
+            jit_compile,
         )
         return self.codec.decode(x0)
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from keras import ops
+from keras import ops, tree
 
 from keras_dit.predictions import Denoised
 from keras_dit.schedules import Rates
@@ -293,7 +293,9 @@ def _std(x):
 
 def _both(denoiser, condition, other, x_t, rates):
     """The `Denoised` of one condition and the x0 of another, in one batch."""
-    conditions = ops.concatenate([condition, other], axis=0)
+    conditions = tree.map_structure(
+        lambda one, two: ops.concatenate([one, two], axis=0), condition, other
+    )
     twice = Rates(*(rate if len(rate.shape) == 0 else _twice(rate) for rate in rates))
     x0, fraction = denoiser(_twice(x_t), twice, conditions)
     strong, weak = ops.split(x0, 2, axis=0)

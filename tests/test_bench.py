@@ -27,7 +27,7 @@ def test_the_products_are_the_arithmetic_of_the_blocks():
 
 
 def test_the_command_prints_its_table(capsys, monkeypatch):
-    monkeypatch.setitem(bench.PRESETS, "dit_s_4", {**TINY, "input_shape": None})
+    monkeypatch.setattr(bench, "preset_config", lambda name: {**TINY, "input_shape": None})
     assert main(["bench", "dit_s_4", "--input-shape", "8,8,3", "--batch-size", "2"]) == 0
     shown = capsys.readouterr().out
     assert all(

@@ -69,7 +69,8 @@ def compiled_parts():
 class ByHand:
     """The network with the rule of a cache for each sample, one evaluation after the other."""
 
-    num_classes = CLASSES
+    def null(self, count):
+        return np.full(count, CLASSES, "int32")
 
     def __init__(self, keeps):
         self.keeps = keeps

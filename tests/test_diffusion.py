@@ -11,6 +11,7 @@ from reference import Reconstruction, dit, draw_weights, weights_of
 
 import keras_dit
 from keras_dit import codecs, guidance, predictions, schedules, solvers
+from keras_dit.networks import Network
 from keras_dit.sampling.denoiser import holding, sampling_values
 
 TINY = {"input_shape": (4, 4, 1), "patch_size": 2, "hidden_size": 8, "depth": 1, "num_heads": 2}
@@ -118,10 +119,10 @@ def test_a_picture_does_not_depend_on_what_compiles(flow):
     np.testing.assert_allclose(flow.generate(**options, jit_compile=False), compiled, atol=1e-5)
 
 
-class Mixed(keras.Model):
+class Mixed(Network):
     """A network in bfloat16 with a layer that computes in float32."""
 
-    image_shape, output_channels, num_classes = (4, 4, 1), 1, None
+    image_shape, output_channels = (4, 4, 1), 1
 
     def __init__(self):
         super().__init__(dtype="mixed_bfloat16", autocast=False)

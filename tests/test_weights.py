@@ -144,7 +144,7 @@ def test_what_files_leave_open_may_be_chosen(tmp_path):
         input_shape=(2, 8, 4),  # the same number of tokens
     )
     assert network.dtype_policy.name == "mixed_bfloat16"
-    assert (network.label.dropout, network.remat) == (0.2, True)
+    assert (network.config["condition_dropout"], network.remat) == (0.2, True)
     assert network.image_shape == (2, 8, 4)
 
 
@@ -166,7 +166,7 @@ def test_a_network_trained_without_label_dropout_gets_an_empty_null_row(tmp_path
     table = ops.convert_to_numpy(network.label.table)
     np.testing.assert_array_equal(table[:3], state("c")["y_embedder.embedding_table.weight"])
     np.testing.assert_array_equal(table[3], np.zeros(8))
-    assert network.config["label_dropout"] == 0.0
+    assert network.config["condition_dropout"] == 0.0
 
 
 # diffusers

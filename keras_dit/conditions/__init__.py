@@ -1,6 +1,18 @@
-"""What a network is told beside the image: a value -> its embedding, and the null value."""
+"""What a network is told beside the image: a value -> vectors and tokens, and "nothing said"."""
 
-from keras_dit.conditions.label import LabelEmbedding, check_labels
+from keras_dit.conditions.base import Condition, Context
+from keras_dit.conditions.label import Label, check_labels
 from keras_dit.conditions.timestep import TimestepEmbedding
+from keras_dit.conditions.tokens import Sequence, Tokens
+from keras_dit.conditions.vector import Vector
 
-__all__ = ["LabelEmbedding", "TimestepEmbedding", "check_labels"]
+__all__ = [
+    "Condition",
+    "Context",
+    "Label",
+    "Sequence",
+    "TimestepEmbedding",
+    "Tokens",
+    "Vector",
+    "check_labels",
+]

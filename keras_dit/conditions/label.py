@@ -1,42 +1,46 @@
-"""What a network is told beside the picture: a value -> its embedding, and the null value."""
+"""A class label."""
+
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_dit.conditions.base import Condition, Context
 from keras_dit.serialization import register
 
 
 @register
-class LabelEmbedding(keras.layers.Layer):
-    """Class label -> vector, from a table with one more row for "no class", the null label.
-
-    In training a label is replaced by the null label with probability `dropout`, so that one
-    network learns both the conditional and the unconditional distribution.
+class Label(Condition):
+    """One of K classes -> a vector, from a table with one more row for "no class".
 
     Args:
-        num_classes: number K of classes; K itself is the null label.
-        hidden_size: width D of the embedding.
-        dropout: probability in [0, 1) that a label is dropped in training.
+        num_classes: number K of classes.
+        hidden_size, dropout: as for every `Condition`.
 
     Call:
-        labels (B,) of int32 in 0 … K -> (B, D).
+        labels (B,) of integers 0 … K, K for no class -> `Context` with a vector (B, D).
 
-    Reference:
-        Ho, Salimans: Classifier-Free Diffusion Guidance (2022), algorithm 1.
+    Raises:
+        ValueError: if num_classes is not an integer of 1 or more.
+
+    Example:
+        >>> import numpy as np
+        >>> label = Label(10, hidden_size=8)
+        >>> label(np.array([3, 1])).vector.shape == (2, 8)
+        True
     """
 
-    def __init__(self, num_classes, hidden_size, dropout=0.1, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, num_classes: int, hidden_size: int | None = None, **kwargs):
+        super().__init__(hidden_size, **kwargs)
+        if isinstance(num_classes, np.integer):
+            num_classes = int(num_classes)
+        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+            raise ValueError(
+                "num_classes must be an integer of 1 or more. "
+                f"Received: num_classes={num_classes!r}"
+            )
         self.num_classes = num_classes
-        self.hidden_size = hidden_size
-        self.dropout = dropout
-        self.seed_generator = keras.random.SeedGenerator()
-
-    @property
-    def null_label(self):
-        """The label that stands for no class."""
-        return self.num_classes
 
     def build(self, input_shape=None):
         self.table = self.add_weight(
@@ -45,22 +49,37 @@ class LabelEmbedding(keras.layers.Layer):
             name="table",
         )
 
-    def call(self, labels, training=None):
-        if training and self.dropout > 0:
-            chance = keras.random.uniform(ops.shape(labels), seed=self.seed_generator)
-            labels = ops.where(chance < self.dropout, self.null_label, labels)
-        return ops.cast(ops.take(self.table, labels, axis=0), self.compute_dtype)  # (B, D)
+    def check(self, values: Any, count: int | None = None) -> np.ndarray:
+        """Labels as numpy int32 (n,); None in a list of them stands for no class."""
+        values = np.atleast_1d(values) if isinstance(values, (int, type(None))) else values
+        given = np.array([value is not None for value in values], bool)
+        labels = np.full(len(given), self.num_classes, "int32")
+        kept = values if given.all() else [value for value in values if value is not None]
+        if given.all() or given.any():
+            labels[given] = check_labels(kept, self.num_classes)
+        if count is not None and len(labels) != count:
+            raise ValueError(f"labels must be {count} in number. Received: {len(labels)}")
+        return labels
 
-    def compute_output_shape(self, input_shape):
-        return (*input_shape, self.hidden_size)
+    def null(self, count: int) -> np.ndarray:
+        return np.full(count, self.num_classes, "int32")
+
+    def prepare(self, values):
+        return ops.reshape(ops.cast(values, "int32"), (-1,))
+
+    def admit(self, values):
+        # The null label is no class of a data set: one-based labels would train it unseen.
+        labels = self.prepare(values)
+        return ops.where(labels < self.num_classes, labels, -1)
+
+    def embed(self, labels):
+        known = ops.expand_dims((labels >= 0) & (labels <= self.num_classes), -1)
+        rows = ops.take(self.table, ops.clip(labels, 0, self.num_classes), axis=0)
+        rows = ops.where(known, rows, float("nan"))
+        return Context(vector=ops.cast(rows, self.compute_dtype))  # (B, D)
 
     def get_config(self):
-        own = {
-            "num_classes": self.num_classes,
-            "hidden_size": self.hidden_size,
-            "dropout": self.dropout,
-        }
-        return {**super().get_config(), **own}
+        return {**super().get_config(), "num_classes": self.num_classes}
 
 
 def check_labels(labels, num_classes, count=None, name="labels"):

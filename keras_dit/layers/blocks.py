@@ -30,7 +30,7 @@ class AdaLNBlock(keras.layers.Layer):
         mlp_epsilon: epsilon of the layer norm before the MLP; 1e-6 as in DiT, 1e-5 in diffusers.
 
     Call:
-        tokens (B, T, D), conditioning (B, D) -> tokens (B, T, D).
+        tokens (B, T, D), a `Context` or its vector (B, D) -> tokens (B, T, D).
 
     Raises:
         ValueError: if the width is not a multiple of num_heads.
@@ -45,21 +45,23 @@ class AdaLNBlock(keras.layers.Layer):
         self.mlp_ratio = mlp_ratio
         self.mlp_epsilon = mlp_epsilon
 
-    def build(self, tokens_shape, conditioning_shape=None):
+    def build(self, tokens_shape, context_shape=None):
         width, dtype = tokens_shape[-1], self.dtype_policy
         self.modulation = modulation(self, 6, width)
         self.attention = SelfAttention(self.num_heads, dtype=dtype, name="attention")
         self.mlp_in = TokenDenseGELU(int(width * self.mlp_ratio), dtype=dtype, name="mlp_in")
         self.mlp_out = TokenDense(width, dtype=dtype, name="mlp_out")
-        self.modulation.build((None, (conditioning_shape or tokens_shape)[-1]))
+        vector_shape = getattr(context_shape, "vector", context_shape) or tokens_shape
+        self.modulation.build((None, vector_shape[-1]))
         for layer in (self.attention, self.mlp_in):
             layer.build((None, *tokens_shape[1:]))
         self.mlp_out.build((None, tokens_shape[1], self.mlp_in.units))
 
-    def call(self, tokens, conditioning):
+    def call(self, tokens, context, positions=None):
         # call, not __call__: what Keras does around a layer was done for the block, and would take
         # torch, which runs this eagerly, a twentieth of the time of a small network.
-        modulation = self.modulation.call(ops.silu(conditioning))  # (B, 6 D)
+        vector = getattr(context, "vector", context)  # (B, D)
+        modulation = self.modulation.call(ops.silu(vector))  # (B, 6 D)
         shift1, scale1, gate1, shift2, scale2, gate2 = split(modulation, 6)
         x = self.attention.call(backend.modulated_layer_norm(tokens, shift1, scale1, EPSILON))
         tokens = backend.multiply_add(x, gate1, tokens)  # (B, T, D)
@@ -67,7 +69,7 @@ class AdaLNBlock(keras.layers.Layer):
         x = self.mlp_out.call(self.mlp_in.call(x))
         return backend.multiply_add(x, gate2, tokens)  # (B, T, D)
 
-    def compute_output_shape(self, tokens_shape, conditioning_shape=None):
+    def compute_output_shape(self, tokens_shape, context_shape=None):
         return tokens_shape
 
     def get_config(self):

@@ -40,7 +40,7 @@ class FinalLayer(keras.layers.Layer):
         self.picture_shape = tuple(output_shape)
         self.patch_size = patch_size
 
-    def build(self, tokens_shape, conditioning_shape=None):
+    def build(self, tokens_shape, context_shape=None):
         width = tokens_shape[-1]
         self.modulation = modulation(self, 2, width)
         self.projection = TokenDense(
@@ -49,17 +49,19 @@ class FinalLayer(keras.layers.Layer):
             dtype=self.dtype_policy,
             name="projection",
         )
-        self.modulation.build((None, (conditioning_shape or tokens_shape)[-1]))
+        vector_shape = getattr(context_shape, "vector", context_shape) or tokens_shape
+        self.modulation.build((None, vector_shape[-1]))
         self.projection.build((None, *tokens_shape[1:]))
 
-    def call(self, tokens, conditioning):
-        shift, scale = split(self.modulation.call(ops.silu(conditioning)), 2)
+    def call(self, tokens, context):
+        vector = getattr(context, "vector", context)  # (B, D)
+        shift, scale = split(self.modulation.call(ops.silu(vector)), 2)
         x = backend.modulated_layer_norm(tokens, shift, scale, EPSILON)
         patches = self.projection.call(x)  # (B, T, p p O)
         height, width, _ = self.picture_shape
         return unpatchify(patches, height, width, self.patch_size)  # (B, H, W, O)
 
-    def compute_output_shape(self, tokens_shape, conditioning_shape=None):
+    def compute_output_shape(self, tokens_shape, context_shape=None):
         return (tokens_shape[0], *self.picture_shape)
 
     def get_config(self):

@@ -9,16 +9,17 @@ import numpy as np
 from keras import ops
 
 from keras_dit import backend
-from keras_dit.conditions import LabelEmbedding, TimestepEmbedding
+from keras_dit.conditions import Condition, Context, Label, TimestepEmbedding
 from keras_dit.layers import AdaLNBlock, FinalLayer, PatchEmbedding, sincos_positions
 from keras_dit.layers.patches import check_image_shape
+from keras_dit.networks.base import Network
 from keras_dit.networks.presets import PRESETS, opener, preset_config
 from keras_dit.serialization import register
 
 
 @register
-class DiTModel(keras.Model):
-    """A Diffusion Transformer with adaLN-Zero: noisy picture, time and class -> prediction.
+class DiTModel(Network):
+    """A Diffusion Transformer with adaLN-Zero: noisy image, time and conditions -> prediction.
 
     A new network gives exactly 0. It is built at construction: its weights exist at once.
 
@@ -28,11 +29,15 @@ class DiTModel(keras.Model):
         hidden_size: width of a token; a multiple of num_heads and of 4.
         depth: number of blocks.
         num_heads: heads of each block's attention.
-        num_classes: number of classes, or None for a network without labels.
+        num_classes: number of classes, short for conditions={"label": Label(num_classes)}; None:
+            the network is told nothing, or what `conditions` say.
+        conditions: what the network is told beside the image, a dict of `conditions.Condition` by
+            name. They are copied, with the width of this network.
         mlp_ratio: width of each block's MLP over hidden_size.
         learned_variance: whether the output has 2 C channels, the second half of which says
             where the variance lies (`predictions.LearnedVariance`).
-        label_dropout: probability that a label is dropped in training, for guidance.
+        condition_dropout: probability that all conditions of a sample are dropped in training,
+            for guidance; those with a dropout of their own are dropped by themselves.
         remat: whether training keeps each block's input only and computes the rest again in
             the backward pass: less memory, about a third more arithmetic, the same gradients.
         frequency_shift: 0, or 1 for the time features of diffusers.
@@ -41,9 +46,10 @@ class DiTModel(keras.Model):
             float32 under any policy.
 
     Call:
-        x (B, H, W, C), t (B,), y (B,) -> float32 (B, H, W, C), or 2 C channels.
-        t is on the DDPM scale 0 … 999 and may be fractional. y holds class labels as integers;
-        None, or `num_classes` as a label, stands for no class.
+        x (B, H, W, C), t (B,), y -> float32 (B, H, W, C), or 2 C channels.
+        t is on the DDPM scale 0 … 999 and may be fractional. y is the value of the network's
+        condition, for classes integers (B,); of several conditions a dict of their values by name.
+        What is None or missing is not said.
 
     Raises:
         ValueError: where the numbers above do not fit each other.
@@ -63,10 +69,12 @@ class DiTModel(keras.Model):
         *,
         mlp_ratio=4.0,
         learned_variance=False,
-        label_dropout=0.1,
+        conditions=None,
+        condition_dropout=0.1,
         remat=False,
         frequency_shift=0,
         mlp_epsilon=1e-6,
+        label_dropout=None,  # the name of condition_dropout in 0.1.0
         **kwargs,
     ):
         # Without autocast t and x arrive as they are: bfloat16 would round t.
@@ -79,7 +87,8 @@ class DiTModel(keras.Model):
             "num_classes": num_classes,
             "mlp_ratio": mlp_ratio,
             "learned_variance": learned_variance,
-            "label_dropout": label_dropout,
+            "conditions": dict(conditions or {}),
+            "condition_dropout": condition_dropout if label_dropout is None else label_dropout,
             "remat": remat,
             "frequency_shift": frequency_shift,
             "mlp_epsilon": mlp_epsilon,
@@ -88,7 +97,6 @@ class DiTModel(keras.Model):
         self.config.update({name: _plain(value) for name, value in config.items()})
         _check(self.config)
         self.remat = remat
-        self.num_classes = self.config["num_classes"]
         self.image_shape = self.config["input_shape"]
         self.output_channels = self.image_shape[-1] * (2 if learned_variance else 1)
         self._create_layers()
@@ -119,11 +127,13 @@ class DiTModel(keras.Model):
         self.time = TimestepEmbedding(
             width, frequency_shift=config["frequency_shift"], dtype=dtype, name="time"
         )
-        self.label = None
-        if self.num_classes is not None:
-            self.label = LabelEmbedding(
-                self.num_classes, width, config["label_dropout"], dtype=dtype, name="label"
-            )
+        conditions = config["conditions"]
+        if config["num_classes"] is not None:
+            conditions = {"label": Label(config["num_classes"]), **conditions}
+        self.conditions = {
+            name: condition.copy(width, dtype=dtype, name=name)
+            for name, condition in conditions.items()
+        }
         self.blocks = [
             AdaLNBlock(
                 config["num_heads"],
@@ -148,65 +158,103 @@ class DiTModel(keras.Model):
         self.positions.assign(sincos_positions(rows, columns, width)[None])
         self.patches.build((None, *self.image_shape))
         self.time.build((None,))
-        if self.label is not None:
-            self.label.build((None,))
+        for condition in self.conditions.values():
+            condition.build(None)
         for block in self.blocks:
             block.build(tokens, conditioning)
         self.final.build(tokens, conditioning)
 
     def call(self, x, t, y=None, training=None):
-        tokens, conditioning = self.embed(x, t, y, training)  # (B, T, D), (B, D)
-        tokens = self.run_blocks(self.blocks, tokens, conditioning, training)  # (B, T, D)
-        return self.picture(tokens, conditioning)  # (B, H, W, O)
+        tokens, context = self.embed(x, t, y, training)  # (B, T, D), Context
+        tokens = self.run_blocks(self.blocks, tokens, context, training)  # (B, T, D)
+        return self.picture(tokens, context)  # (B, H, W, O)
 
     # The parts of a call, for who runs them otherwise
 
     def embed(self, x, t, y=None, training=None):
-        """What the first block is given: tokens (B, T, D) and conditioning (B, D)."""
+        """What the first block is given: tokens (B, T, D) and the `Context`."""
         x = ops.cast(x, self.compute_dtype)
         tokens = self.patches(x) + ops.cast(self.positions, self.compute_dtype)
-        return tokens, self.condition(ops.shape(x)[0], t, y, training)
+        return tokens, self.context(ops.shape(x)[0], t, y, training)
 
-    def run_blocks(self, blocks, tokens, conditioning, training=None):
+    def run_blocks(self, blocks, tokens, context, training=None):
         """The tokens (B, T, D) after some of the blocks."""
         for block in blocks:
-            run = backend.remat(_caller(block)) if self.remat and training else block
-            tokens = run(tokens, conditioning)
+            run = _rematerialised(block) if self.remat and training else block
+            tokens = run(tokens, context)
         return tokens
 
-    def picture(self, tokens, conditioning):
+    def picture(self, tokens, context):
         """The output, float32 (B, H, W, O), of the last block's tokens."""
-        return ops.cast(self.final(tokens, conditioning), "float32")
+        return ops.cast(self.final(tokens, context), "float32")
 
-    def condition(self, batch_size, t, y=None, training=None):
-        """The conditioning vectors (B, D) of times and labels."""
-        t = ops.broadcast_to(ops.cast(t, "float32"), (batch_size,))
-        conditioning = self.time(t)
-        if self.label is None:
-            return conditioning
-        if y is None:
-            y = self.label.null_label
-        y = ops.broadcast_to(ops.cast(y, "int32"), (batch_size,))
-        return conditioning + self.label(y, training=training)
+    def context(self, batch_size, t, y=None, training=None):
+        """The `Context` of times and conditions."""
+        vector = self.time(ops.broadcast_to(ops.cast(t, "float32"), (batch_size,)))
+        given, dropped = self.named(y), self._dropped(batch_size, training)
+        sequences, masks = [], []
+        for name, condition in self.conditions.items():
+            value = given.get(name)
+            if value is None:
+                told = condition(condition.null(1))
+            else:
+                together = dropped if condition.dropout is None else None
+                told = condition(value, training=training, dropped=together)
+            if told.vector is not None:
+                vector = vector + told.vector  # (B, D)
+            if told.tokens is not None:
+                sequences.append(_for_all(told.tokens, batch_size))
+                masks.append(_for_all(told.mask, batch_size))
+        if not sequences:
+            return Context(vector)
+        return Context(vector, ops.concatenate(sequences, axis=1), ops.concatenate(masks, axis=1))
+
+    def _dropped(self, batch_size, training):
+        """Which samples lose all that is said of them, bool (B,); None: none does."""
+        rate = self.config["condition_dropout"]
+        if not training or not self.conditions or not rate:
+            return None
+        # By the random numbers of the first condition, where files of 0.1.0 have their state.
+        seed = next(iter(self.conditions.values())).seed_generator
+        return keras.random.uniform((batch_size,), seed=seed) < rate
 
     def compute_output_shape(self, x_shape, *_):
         return (*x_shape[:-1], self.output_channels)
 
     def get_config(self):
         base = super().get_config()
-        return {**{name: base[name] for name in ("name", "trainable", "dtype")}, **self.config}
+        serialize = keras.saving.serialize_keras_object
+        conditions = {name: serialize(c) for name, c in self.config["conditions"].items()}
+        own = {**self.config, "conditions": conditions}
+        return {**{name: base[name] for name in ("name", "trainable", "dtype")}, **own}
 
     def get_build_config(self):
         return None  # built at construction
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        return cls(**config)
+        load = keras.saving.deserialize_keras_object
+        conditions = {
+            name: load(value, custom_objects)
+            for name, value in (config.get("conditions") or {}).items()
+        }
+        return cls(**{**config, "conditions": conditions})
 
 
-def _caller(block):
+def _rematerialised(block):
     # backend.remat wraps a function of positional tensors on every backend, a layer on none.
-    return lambda tokens, conditioning: block(tokens, conditioning)
+    def run(tokens, context):
+        there = [name for name, part in context._asdict().items() if part is not None]
+        parts = [getattr(context, name) for name in there]
+        function = backend.remat(lambda x, *parts: block(x, Context(**dict(zip(there, parts)))))
+        return function(tokens, *parts)
+
+    return run
+
+
+def _for_all(x, batch_size):
+    """(1, ...) or (B, ...) -> (B, ...)"""
+    return ops.broadcast_to(x, (batch_size, *x.shape[1:]))
 
 
 def _plain(value):
@@ -237,12 +285,21 @@ def _check(config):
         raise ValueError(
             f"num_classes must be None or at least 1. Received: num_classes={classes!r}"
         )
-    for name in ("label_dropout", "mlp_ratio"):
+    for name in ("condition_dropout", "mlp_ratio"):
         if not isinstance(config[name], (int, float)):
             raise ValueError(f"{name} must be a number. Received: {config[name]!r}")
-    if not 0.0 <= config["label_dropout"] < 1.0:
+    dropout = config["condition_dropout"]
+    if not 0.0 <= dropout < 1.0:
         raise ValueError(
-            f"label_dropout must be in [0, 1). Received: label_dropout={config['label_dropout']!r}"
+            f"condition_dropout must be in [0, 1). Received: condition_dropout={dropout!r}"
         )
+    for name, condition in config["conditions"].items():
+        if not isinstance(condition, Condition):
+            raise ValueError(
+                "conditions must be a dict of keras_dit.conditions, such as Label(10), by name. "
+                f"Received: {name}={condition!r}"
+            )
+    if classes is not None and "label" in config["conditions"]:
+        raise ValueError('num_classes is short for conditions={"label": ...}: give one of them')
     if not 1 <= config["mlp_ratio"] * width < float("inf"):
         raise ValueError(f"mlp_ratio must be positive. Received: mlp_ratio={config['mlp_ratio']!r}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
-from keras import ops
+from keras import ops, tree
 
 from keras_dit.predictions import Prediction
 from keras_dit.schedules import NoiseSchedule
@@ -63,8 +63,9 @@ class Denoiser:
         return dataclasses.replace(self, bound=values)
 
     def null(self, condition):
-        """The condition "no class" for as many samples."""
-        return ops.full_like(condition, self.network.num_classes)
+        """The condition "nothing said" for as many samples."""
+        count = tree.flatten(condition)[0].shape[0]
+        return tree.map_structure(ops.convert_to_tensor, self.network.null(count))
 
 
 def sampling_values(network, averages=None):

@@ -5,7 +5,7 @@ import itertools
 import warnings
 
 import numpy as np
-from keras import ops
+from keras import ops, tree
 from tqdm.auto import tqdm
 
 from keras_dit import backend
@@ -27,7 +27,7 @@ class Generation:
 
     def __call__(
         self,
-        labels,
+        condition,
         chunks,
         times,
         solver,
@@ -41,7 +41,7 @@ class Generation:
         """Samples of the network.
 
         Args:
-            labels: int32 (N,), or None.
+            condition: a nest of numpy arrays (N, ...), or None.
             chunks: the numbers of each batch's samples, a list of int arrays.
             times: of the run, falling to 0.
             solver, guidance, caching, seed, callback, verbose, jit_compile: as for
@@ -59,11 +59,13 @@ class Generation:
         look = {"desc": "sampling", "unit": "evaluation", "dynamic_ncols": True}
         with tqdm(total=evaluations * len(chunks), disable=not verbose, **look) as bar:
             for chunk in chunks:
-                condition = None if labels is None else ops.convert_to_tensor(labels[chunk])
+                told = condition
+                if told is not None:
+                    told = tree.map_structure(lambda v, c=chunk: ops.convert_to_tensor(v[c]), told)
                 step = itertools.count()
                 memory = None if caching is None else caching.start()
 
-                def advance(x, here, there, state, noise, chunk=chunk, step=step, y=condition):
+                def advance(x, here, there, state, noise, chunk=chunk, step=step, y=told):
                     nonlocal estimate, memory
                     i = next(step)
                     looks = 1 if there is None else solver.evaluations

@@ -4,8 +4,8 @@ import warnings
 
 import keras
 import numpy as np
+from keras import tree
 
-from keras_dit.conditions import check_labels
 from keras_dit.sampling.caching import Cache, check_network
 
 
@@ -33,30 +33,33 @@ def jit_compile(value):
         raise ValueError(f'jit_compile must be True, False or "auto". Received: {value!r}')
 
 
-def requested(labels, num_images, num_classes):
+def requested(network, labels=None, conditions=None, num_images=None):
     """What `generate` was asked for.
 
     Returns:
-        The labels as numpy int32, the null label for None, or None for a network without classes;
-        and how many pictures.
+        The values of the conditions on the host, as `DiTModel.check` gives them, and how many
+        images.
     """
-    if labels is None:
+    if not (conditions is None or isinstance(conditions, dict)):
+        raise ValueError(f"conditions must be a dict of values by name. Received: {conditions!r}")
+    given = dict(conditions or {})
+    if labels is not None:
+        if "label" in given:
+            raise ValueError('labels is short for conditions={"label": ...}: give one of them')
+        if network.num_classes is None:
+            raise ValueError("the network has no classes (num_classes=None): give no labels")
+        given["label"] = list(np.atleast_1d(np.asarray(labels, dtype=object)))
+    if not given:
         if not isinstance(num_images, (int, np.integer)) or num_images < 1:
             raise ValueError(
                 f"give labels, or num_images of 1 or more. Received: num_images={num_images!r}"
             )
-        empty = None if num_classes is None else np.full(num_images, num_classes, "int32")
-        return empty, int(num_images)
-    if num_classes is None:
-        raise ValueError("the network has no classes (num_classes=None): give no labels")
-    labels = list(np.atleast_1d(np.asarray(labels, dtype=object)))
-    if not labels or (num_images is not None and num_images != len(labels)):
-        raise ValueError(f"num_images={num_images}, but there are {len(labels)} labels")
-    given = np.array([label is not None for label in labels])
-    array = np.full(len(labels), num_classes, "int32")
-    if given.any():
-        array[given] = check_labels([x for x in labels if x is not None], num_classes)
-    return array, len(labels)
+        return network.null(int(num_images)), int(num_images)
+    checked = network.check(given)
+    count = len(tree.flatten(checked)[0])
+    if count == 0 or (num_images is not None and num_images != count):
+        raise ValueError(f"num_images={num_images}, but there are {count} labels")
+    return checked, count
 
 
 def data(x, y, network, codec):
@@ -97,13 +100,19 @@ def _batch(images, labels, network, codec):
     if shape[0] == 0:
         raise ValueError(f"there are no pictures. Received: shape {shape}")
     _warn_of_range(np.asarray(images[:256]), codec)
-    if network.num_classes is None:
-        if labels is not None:
-            raise ValueError("the network has no classes (num_classes=None): give no labels")
-    elif labels is None:
-        raise ValueError(f"the network has {network.num_classes} classes: give labels as y")
-    else:
-        check_labels(labels, network.num_classes, shape[0])
+    if network.conditions and labels is None:
+        raise ValueError(f"{_words(network)}: give labels as y")
+    missing = set(network.conditions) - set(network.named(labels))
+    if missing:
+        raise ValueError(f"{_words(network)}: y lacks {', '.join(sorted(missing))}")
+    network.check(labels, shape[0])
+
+
+def _words(network):
+    """What the network wants to be told, for a message."""
+    if network.num_classes is not None and len(network.conditions) == 1:
+        return f"the network has {network.num_classes} classes"
+    return f"the network has the conditions {', '.join(network.conditions)}"
 
 
 def _warn_of_range(images, codec):

@@ -12,7 +12,15 @@ from keras_dit.weights import layout
 from keras_dit.weights.files import Stored
 
 # What a tensor's numbers do not depend on may be chosen freely, what else a file does not say too.
-_FREE = {"dtype", "name", "remat", "label_dropout", "num_heads", "frequency_shift"}
+_FREE = {
+    "dtype",
+    "name",
+    "remat",
+    "label_dropout",
+    "condition_dropout",
+    "num_heads",
+    "frequency_shift",
+}
 _FREE |= {"mlp_epsilon", "trainable"}
 _LABELS = "y_embedder.embedding_table.weight"
 
@@ -76,7 +84,7 @@ class Source(NamedTuple):
         config, tensors = {**self.config, **overrides}, self.tensors
         self._check(overrides)
         if config["num_classes"] == tensors[_LABELS].shape[0]:  # no row for "no class"
-            config.setdefault("label_dropout", 0.0)
+            config.setdefault("condition_dropout", 0.0)
             tensors = {**tensors, _LABELS: _with_null_row(tensors[_LABELS])}
         if "num_heads" not in config:
             raise ValueError(

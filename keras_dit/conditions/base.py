@@ -1,0 +1,125 @@
+"""What a network is told beside the image: a value -> vectors and tokens, and "nothing said".
+
+A condition is one class in one file. It alone knows what its values mean: to the rest of the
+library a value is a nest of arrays with a leading batch axis.
+"""
+
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops, tree
+
+
+class Context(NamedTuple):
+    """What the blocks of a network are steered by.
+
+    Attributes:
+        vector: (B, D), summed over the time and all conditions; it steers the norms. None: nothing.
+        tokens: (B, L, D), joined over all conditions, to be attended to; None: there are none.
+        mask: bool (B, L), which of the tokens are there; None: all of them.
+    """
+
+    vector: Any = None
+    tokens: Any = None
+    mask: Any = None
+
+
+class Condition(keras.layers.Layer):
+    """Something a network can be told. Subclasses give `check`, `null` and `embed`.
+
+    In training the value of a sample is replaced by the null value now and then, so that one
+    network learns the distribution with and without the condition (classifier-free guidance).
+
+    Args:
+        hidden_size: width D of what it gives; None: that of the network it is passed to.
+        dropout: probability in [0, 1) that a sample's value is dropped in training, by itself;
+            None: it is dropped together with the other conditions of the network.
+
+    Call:
+        values, a nest of tensors (B, ...) as `check` returns it -> `Context`.
+
+    Reference:
+        Ho, Salimans: Classifier-Free Diffusion Guidance (2022), algorithm 1.
+    """
+
+    def __init__(self, hidden_size: int | None = None, dropout: float | None = None, **kwargs):
+        # Without autocast values arrive as they are: bfloat16 would round numbers.
+        super().__init__(autocast=False, **kwargs)
+        if dropout is not None and not 0.0 <= dropout < 1.0:
+            raise ValueError(f"dropout must be None or in [0, 1). Received: dropout={dropout!r}")
+        self.hidden_size = hidden_size
+        self.dropout = dropout
+        self.seed_generator = keras.random.SeedGenerator()
+
+    def check(self, values: Any, count: int | None = None) -> Any:
+        """Values on the host, before any work is done with them.
+
+        Args:
+            values: what a user gave: one for each sample. None in a list stands for the null value.
+            count: how many there have to be; None: any number.
+
+        Returns:
+            A nest of numpy arrays (n, ...), of the structure of `null`.
+
+        Raises:
+            ValueError: which names what was allowed and what came.
+        """
+        raise NotImplementedError
+
+    def null(self, count: int) -> Any:
+        """The value "nothing said" for so many samples, a nest of numpy arrays (count, ...)."""
+        raise NotImplementedError
+
+    def embed(self, values: Any) -> Context:
+        """The `Context` of values, tensors of the structure of `null`."""
+        raise NotImplementedError
+
+    def prepare(self, values: Any) -> Any:
+        """Tensors of the structure of `null`, of values as a data set may hold them."""
+        return tree.map_structure(ops.convert_to_tensor, values)
+
+    def admit(self, values: Any) -> Any:
+        """Values of a training batch, tensors, of which only the first was seen by `check`.
+
+        What `check` would refuse becomes something that embeds to NaN, so that the step is skipped.
+        """
+        return values
+
+    def call(self, values, training=None, dropped=None):
+        values = self.prepare(values)
+        if training and self.dropout:
+            dropped = self.draw(tree.flatten(values)[0], self.dropout)
+        if training and dropped is not None:
+            values = tree.map_structure(
+                lambda value, null: ops.where(_like(dropped, value), null, value),
+                values,
+                tree.map_structure(ops.convert_to_tensor, self.null(1)),
+            )
+        return self.embed(values)
+
+    def draw(self, values, rate):
+        """Which samples lose their value with that probability, bool (B,)."""
+        chance = keras.random.uniform(ops.shape(values)[:1], seed=self.seed_generator)
+        return chance < rate
+
+    def copy(self, hidden_size: int, **settings: Any) -> "Condition":
+        """The same condition without weights, of that width.
+
+        Raises:
+            ValueError: if it has another width already.
+        """
+        if self.hidden_size not in (None, hidden_size):
+            raise ValueError(
+                f"the hidden_size of the condition {self.name} must be None or the network's, "
+                f"{hidden_size}. Received: hidden_size={self.hidden_size}"
+            )
+        return type(self).from_config({**self.get_config(), "hidden_size": hidden_size, **settings})
+
+    def get_config(self):
+        own = {"hidden_size": self.hidden_size, "dropout": self.dropout}
+        return {**super().get_config(), **own}
+
+
+def _like(dropped, value):
+    """bool (B,) -> (B, 1, ..., 1), of the rank of a value."""
+    return ops.reshape(dropped, (-1,) + (1,) * (len(value.shape) - 1))

@@ -1,0 +1,82 @@
+"""What the rest of the library asks of a network."""
+
+import keras
+from keras import tree
+
+
+class Network(keras.Model):
+    """A network for `Diffusion`: (x, t, y) -> output, and what it can be told beside the image.
+
+    Attributes:
+        image_shape: (H, W, C) of x.
+        output_channels: of the output, (B, H, W, output_channels).
+        conditions: dict of `conditions.Condition` by name; without any, y is None.
+    """
+
+    image_shape = None
+    output_channels = None
+    conditions = {}  # noqa: RUF012
+
+    @property
+    def label(self):
+        """The condition of that name, or None. (Files of 0.1.0 have its weights here.)"""
+        return self.conditions.get("label")
+
+    @property
+    def num_classes(self):
+        """The number of classes, or None for a network that knows none."""
+        return getattr(self.label, "num_classes", None)
+
+    def named(self, y):
+        """The values of the conditions by name, as far as they are given.
+
+        Raises:
+            ValueError: if y is not the value of the one condition, nor a dict of known names.
+        """
+        names = list(self.conditions)
+        if y is None:
+            return {}
+        if isinstance(y, dict) and set(y) <= set(names):
+            return {name: value for name, value in y.items() if value is not None}
+        if len(names) == 1 and not isinstance(y, dict):
+            return {names[0]: y}
+        if not names:
+            raise ValueError("the network has no classes (num_classes=None): give no labels")
+        given = list(y) if isinstance(y, dict) else f"a {type(y).__name__}"
+        raise ValueError(
+            f"conditions must be a dict of values for {', '.join(names)}. Received: {given}"
+        )
+
+    def check(self, y, count=None):
+        """Values of the conditions on the host, in the form of y; what is not said becomes null.
+
+        Args:
+            y: as for a call, but in anything that the conditions can read, such as lists.
+            count: how many samples there are; None: as many as the values say.
+
+        Returns:
+            A nest of numpy arrays; None for a network without conditions.
+
+        Raises:
+            ValueError: by the first condition that refuses its value.
+        """
+        checked = {k: self.conditions[k].check(v, count) for k, v in self.named(y).items()}
+        if count is None:
+            counts = [len(tree.flatten(value)[0]) for value in checked.values()]
+            if not counts:
+                raise ValueError("give a value for each sample. Received: none")
+            count = counts[0]
+        return self._form({k: checked.get(k, c.null(count)) for k, c in self.conditions.items()})
+
+    def null(self, count):
+        """The value "nothing said" for so many samples, numpy arrays in the form of y."""
+        return self._form({name: c.null(count) for name, c in self.conditions.items()})
+
+    def admit(self, y):
+        """The values of a training batch, tensors, in the form of y (`Condition.admit`)."""
+        return self._form({k: self.conditions[k].admit(v) for k, v in self.named(y).items()})
+
+    def _form(self, values):
+        if len(values) > 1:
+            return values
+        return next(iter(values.values()), None)
