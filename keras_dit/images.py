@@ -121,13 +121,7 @@ def grid(
         )
     if columns is None:
         columns = math.ceil(math.sqrt(len(images))) if names is None else len(names)
-    _check_integers(columns=(columns, 1), padding=(padding, 0), scale=(scale, 1))
-    if not 0 <= background <= 255:
-        raise ValueError(f"background must be in 0..255. Received: {background}")
-    if names is not None and len(names) != columns:
-        raise ValueError(
-            f"names must be one for each of {columns} columns. Received: {len(names)} names"
-        )
+    _check_layout(names, background, columns=(columns, 1), padding=(padding, 0), scale=(scale, 1))
     if padding is None and scale is None:
         scale = max(1, round(min(CELL, WIDEST / columns) / max(images.shape[1:3])))
         padding = max(2, scale * min(images.shape[1:3]) // 16)
@@ -139,10 +133,17 @@ def grid(
     return np.concatenate([_heading(names, sheet, images.shape[2], padding, background), sheet])
 
 
-def _check_integers(**arguments):
-    for name, (value, low) in arguments.items():
+def _check_layout(names, background, **integers):
+    for name, (value, low) in integers.items():
         if value is not None and (value != int(value) or value < low):
             raise ValueError(f"{name} must be an integer of at least {low}. Received: {value}")
+    if not 0 <= background <= 255:
+        raise ValueError(f"background must be in 0..255. Received: {background}")
+    columns = integers["columns"][0]
+    if names is not None and len(names) != columns:
+        raise ValueError(
+            f"names must be one for each of {columns} columns. Received: {len(names)} names"
+        )
 
 
 def _laid_out(images, columns, padding, background):

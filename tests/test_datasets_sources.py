@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
+import keras_dit
 from keras_dit import datasets, images
 
 
@@ -204,3 +205,33 @@ def test_the_batch_fits_few_images(tmp_path, count, size):
     data = datasets.load(tmp_path / "a.npy")
     assert data.batch_size == size
     assert len(data) >= min(count, 4)
+
+
+# From a folder of one's own to images of one's own
+
+
+@pytest.mark.parametrize(
+    ("place", "channels", "num_classes"),
+    [("{}.png", 1, None), ("cat/{}.png", 3, 1), ("{}/x.png", 3, 8)],
+)
+def test_a_network_is_trained_on_and_draws_what_the_folder_holds(
+    tmp_path, place, channels, num_classes
+):
+    for i in range(8):
+        images.save_png(tmp_path / place.format(i), noise(9, 14, 3, seed=i))
+    data = datasets.load(
+        tmp_path, image_size=(8, 12), channels=channels, validation=0.25 * (num_classes != 8)
+    )
+    assert (data.input_shape, data.num_classes) == ((8, 12, channels), num_classes)
+    network = keras_dit.DiTModel(
+        input_shape=data.input_shape,
+        num_classes=data.num_classes,
+        **{"patch_size": 4, "hidden_size": 16, "depth": 1, "num_heads": 2},
+    )
+    diffusion = keras_dit.Diffusion(network)
+    diffusion.compile("adam")
+    history = diffusion.fit(data, validation_data=data.validation, epochs=2, verbose=0).history
+    assert np.isfinite([value for values in history.values() for value in values]).all()
+    assert ("val_loss" in history) == (data.validation is not None)
+    labels = None if num_classes is None else [0, 0]
+    assert diffusion.generate(labels, num_images=2, steps=2).shape == (2, 8, 12, channels)

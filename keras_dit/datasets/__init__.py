@@ -8,10 +8,11 @@ from keras_dit.datasets.batches import ImageBatches
 from keras_dit.datasets.folders import ImageFiles, image_folder
 from keras_dit.datasets.idx import FASHION_MNIST_CLASSES, load_fashion_mnist
 from keras_dit.datasets.parts import split
-from keras_dit.datasets.sources import load
+from keras_dit.datasets.sources import NAMES, load
 
 __all__ = [
     "FASHION_MNIST_CLASSES",
+    "NAMES",
     "ImageBatches",
     "ImageFiles",
     "image_folder",
