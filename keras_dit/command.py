@@ -10,9 +10,10 @@ import pathlib
 import re
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 
-__all__ = ["quiet", "start"]
+__all__ = ["plain_warnings", "quiet", "start"]
 
 # Start-up notices of TensorFlow: information, and the error 303 of a machine without CUDA.
 _NOTICE = re.compile(rb"WARNING: All log messages before absl|[IW]\d{4} |E\d{4} .*\(303\)$")
@@ -35,6 +36,20 @@ def start() -> Iterator[None]:
     except ImportError as error:
         print(f"keras-dit: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+@contextlib.contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Show a warning as one line, without the line of the program that it came from."""
+    before, warnings.formatwarning = warnings.formatwarning, _one_line
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
+
+
+def _one_line(message, *_, **__):
+    return f"keras-dit: warning: {' '.join(str(message).split())}\n"
 
 
 @contextlib.contextmanager

@@ -2,15 +2,27 @@
 
 import json
 import pathlib
+import subprocess
+import sys
 import zipfile
 from dataclasses import dataclass
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
 
-from keras_dit import Diffusion, DiTModel, codecs, objectives, predictions, schedules, weights
-from keras_dit.cli import main
+from keras_dit import (
+    Diffusion,
+    DiTModel,
+    codecs,
+    conditions,
+    objectives,
+    predictions,
+    schedules,
+    weights,
+)
+from keras_dit.cli import main, train
 from keras_dit.serialization import register
 from keras_dit.weights import layout
 from keras_dit.weights.files import Stored, pytorch
@@ -74,6 +86,17 @@ def test_a_rectangle_and_other_heads_come_back(target, tmp_path):
     network = DiTModel((4, 12, 3), 2, 16, 1, 8, num_classes=4, mlp_ratio=2.5, mlp_epsilon=1e-5)
     weights.export(network, tmp_path / target)
     assert weights.load(tmp_path / target).config == network.config
+
+
+def test_the_names_of_a_run_travel_through_every_file(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    trained().save(run / "model.keras")
+    (run / "config.json").write_text(json.dumps({"class_names": ["cat", "dog", "cow"]}))
+    assert main(["convert", str(run), str(tmp_path / "x.pt")]) == 0
+    assert main(["convert", str(tmp_path / "x.pt"), str(tmp_path / "y.safetensors")]) == 0
+    for file in ("x.pt", "y.safetensors"):
+        assert weights.open_source(tmp_path / file).class_names == ("cat", "dog", "cow")
 
 
 def test_what_a_user_gives_wins_over_what_a_file_says(tmp_path):
@@ -287,6 +310,16 @@ def test_adapters_are_merged_and_it_is_said(tmp_path):
     )
 
 
+def test_a_network_that_is_told_something_else_is_refused(tmp_path):
+    size = {**SMALL, "num_classes": None}
+    label = {"label": conditions.Label(3)}
+    told = DiTModel((4, 4, 1), **size, conditions={**label, "pose": conditions.Vector(2)})
+    with pytest.raises(ValueError, match=r"more than its class .* Received: \['pose'\]"):
+        weights.export(told, tmp_path / "x.pt")
+    weights.export(DiTModel((4, 4, 1), **size, conditions=label), tmp_path / "x.pt")
+    assert weights.load(tmp_path / "x.pt").num_classes == 3
+
+
 def test_a_quantized_network_is_refused(tmp_path):
     network = trained().network
     network.time.mlp_in.quantize("int8")
@@ -295,8 +328,6 @@ def test_a_quantized_network_is_refused(tmp_path):
 
 
 def test_a_missing_library_is_named_before_the_model_is_loaded(tmp_path, monkeypatch, capsys):
-    import sys
-
     monkeypatch.setitem(sys.modules, "safetensors", None)
     assert main(["convert", str(tmp_path / "missing.keras"), str(tmp_path / "x.safetensors")]) == 2
     assert "pip install safetensors" in capsys.readouterr().err
@@ -307,6 +338,52 @@ def test_a_missing_library_is_named_before_the_model_is_loaded(tmp_path, monkeyp
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ImportError, match=r"pip install huggingface_hub$"):
         weights.load("hf://someone/something")
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_the_command_warns_in_one_line(value, tmp_path):
+    network = trained().network
+    network.positions.assign(np.full(network.positions.shape, value, "float32"))
+    weights.export(network, tmp_path / "x.pt", **FLOW)
+    done = subprocess.run(
+        [sys.executable, "-m", "keras_dit", "convert", tmp_path / "x.pt", tmp_path / "x.keras"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    first, *others = done.stderr.splitlines()
+    assert first.startswith("keras-dit: warning: ")
+    assert first.endswith("holds NaN or infinite numbers in pos_embed")
+    assert all(line.startswith("keras-dit: warning: ") for line in others)
+
+
+def test_the_command_is_told_the_method_where_a_file_does_not_say_it(tmp_path, capsys):
+    """Of a file without our note, the images are those of the model when the method is given."""
+    model = trained(schedule=schedules.RectifiedFlow())
+    model.save(tmp_path / "run.keras")
+    pytorch.write(layout.save(model.network), tmp_path / "x.pt")
+    out = str(tmp_path / "images.npy")
+    images = {}
+    for name, given in {"run.keras": [], "x.pt": ["--num-heads", "2", "--method", "flow"]}.items():
+        options = ["--labels", "0,1,2", "--steps", "4", "--out", out, *given]
+        assert main(["sample", str(tmp_path / name), *options]) == 0
+        images[name] = np.load(out)
+    np.testing.assert_allclose(images["x.pt"], images["run.keras"], atol=1e-5)
+    assert "taken for" not in capsys.readouterr().out
+    assert main(["sample", str(tmp_path / "run.keras"), "--method", "flow"]) == 2
+    assert "leave out --method" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["sample", str(tmp_path / "x.pt"), "--method", "flo"])
+    assert "must be one of flow, " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["ddpm", "flow"])
+def test_a_method_fits_networks_of_twice_the_channels(method, tmp_path):
+    options = ["--num-heads", "2", "--method", method]
+    assert main(["convert", str(FILES / "legacy.pt"), str(tmp_path / "x.keras"), *options]) == 0
+    model = keras.saving.load_model(tmp_path / "x.keras")
+    assert model.prediction.output_channels(4) == 8
+    assert isinstance(model.schedule, train.METHODS[method][0].__class__)
 
 
 # A format from outside the package

@@ -65,7 +65,8 @@ def main(argv=None):
     with command.quiet():
         backend.device_name()  # TensorFlow looks for devices, and writes of it
     try:
-        arguments.run(arguments)
+        with command.plain_warnings():
+            arguments.run(arguments)
         return 0
     except KeyboardInterrupt as interruption:
         message = str(interruption) or "interrupted"

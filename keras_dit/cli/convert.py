@@ -35,12 +35,13 @@ def run(arguments):
     target = pathlib.Path(arguments.target)
     format = None if target.suffix == ".keras" else _format(target)
     common.writable_folder(target.parent)
-    model = sample.load(arguments.source, num_heads=arguments.num_heads)
+    model = sample.load(arguments.source, arguments.num_heads, arguments.method)
     if format is None:
         common.save_model(model, target)
     else:
         process = {name: getattr(model, name) for name in PROCESS}
-        weights.export(model.sampling_network(), target, format, **process)
+        names = sample.class_names(arguments.source)
+        weights.export(model.sampling_network(), target, format, class_names=names, **process)
     print(f"{model.network.count_params():,} parameters written to {target}")
 
 

@@ -1,5 +1,6 @@
 """keras-dit sample: pictures from a trained model."""
 
+import json
 import pathlib
 import time
 import zipfile
@@ -7,8 +8,18 @@ import zipfile
 import keras
 import numpy as np
 
-from keras_dit import caching, files, guidance, images, sampler, schedules, solvers, weights
-from keras_dit.cli import common
+from keras_dit import (
+    caching,
+    files,
+    guidance,
+    images,
+    predictions,
+    sampler,
+    schedules,
+    solvers,
+    weights,
+)
+from keras_dit.cli import common, train
 from keras_dit.diffusion import Diffusion
 
 HELP = "make pictures with a trained model"
@@ -146,11 +157,18 @@ def add_weights_arguments(command):
         metavar="N",
         help="of the attention, for a file of no published size",
     )
+    command.add_argument(
+        "--method",
+        type=common.one_of(train.METHODS),
+        metavar="NAME",
+        help=f"how the weights of a file that does not say it were trained: "
+        f"{', '.join(train.METHODS)}",
+    )
 
 
 def run(arguments):
     out = _target(arguments.out)
-    model = load(arguments.model, num_heads=arguments.num_heads)
+    model = load(arguments.model, arguments.num_heads, arguments.method)
     trajectory = sampler.Trajectory() if arguments.trajectory else None
     columns = common.grid_columns(model.network.num_classes)
     count = arguments.num_images or 8 * columns
@@ -177,8 +195,12 @@ def run(arguments):
         _write_trajectory(arguments.trajectory, trajectory, pictures, model, columns)
 
 
-def load(path, num_heads=None):
+def load(path, num_heads=None, method=None):
     """The `Diffusion` of a run's folder, a .keras file or weights from elsewhere.
+
+    Args:
+        path: of one of them.
+        num_heads, method: what weights from elsewhere leave open.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -187,12 +209,9 @@ def load(path, num_heads=None):
     folder = pathlib.Path(path)
     file = folder / "model.keras" if (folder / "model.keras").is_file() else folder
     if file.suffix != ".keras":
-        heads = {} if num_heads is None else {"num_heads": num_heads}
-        source = weights.open_source(path)
-        for note in source.notes:
-            print(f"{path}: {note}")
-        # Nothing trains here, so an average would be a second copy of the weights.
-        return Diffusion.from_preset(source, ema=None, **heads)
+        return _from_elsewhere(path, num_heads, method)
+    if method is not None or num_heads is not None:
+        raise ValueError(f"{path} says itself how it was made: leave out --method and --num-heads")
     if not file.is_file():
         raise FileNotFoundError(f"no model at {file}")
     if not zipfile.is_zipfile(file):
@@ -201,6 +220,36 @@ def load(path, num_heads=None):
     if not isinstance(model, Diffusion):
         raise ValueError(f"{file} holds a {type(model).__name__}, not a Diffusion")
     return model
+
+
+def class_names(path):
+    """The names of the classes of a run or of weights from elsewhere, or None."""
+    folder = pathlib.Path(path)
+    if (folder / "model.keras").is_file():
+        config = folder / "config.json"
+        return json.loads(config.read_text())["class_names"] or None if config.is_file() else None
+    return None if folder.suffix == ".keras" else weights.open_source(path).class_names
+
+
+def _from_elsewhere(path, num_heads, method):
+    source = weights.open_source(path)
+    network = source.network(**({} if num_heads is None else {"num_heads": num_heads}))
+    process = _process(method, network)
+    for note in source.notes if method is None else ():
+        print(f"{path}: {note}")
+    # Nothing trains here, so an average would be a second copy of the weights.
+    return Diffusion(network, **{**source.parts(network, process), **process}, ema=None)
+
+
+def _process(method, network):
+    """The parts of a method for a network, whose channels beyond its images' mean what they can."""
+    if method is None:
+        return {}
+    schedule, prediction, objective = train.METHODS[method]
+    if network.output_channels == 2 * network.image_shape[-1]:
+        kind = predictions.LearnedVariance if method == "ddpm" else predictions.HalfUnused
+        prediction = kind(prediction)
+    return {"schedule": schedule, "prediction": prediction, "objective": objective}
 
 
 def _target(path):

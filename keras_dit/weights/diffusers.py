@@ -393,6 +393,6 @@ def _foreign_config(network):
         "num_layers": config["depth"],
         "sample_size": side,
         "patch_size": config["patch_size"],
-        "num_embeds_ada_norm": config["num_classes"],
+        "num_embeds_ada_norm": network.num_classes,
         "norm_eps": config["mlp_epsilon"],
     }

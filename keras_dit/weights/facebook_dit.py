@@ -68,11 +68,19 @@ def _tensors(state, path):
             f"and k, SwiGLU or RMSNorm, which are not supported: {some(lightning)}"
         )
     if "x_embedder.proj.weight" not in tensors:
-        hint = ""
-        if any(name.startswith("transformer_blocks.") for name in tensors):
-            hint = ". These are names of diffusers: give its folder, where config.json is"
-        raise ValueError(f"{path} does not hold the tensors of a DiT, but {some(tensors)}{hint}")
+        raise ValueError(
+            f"{path} does not hold the tensors of a DiT, but {some(tensors)}{_hint(tensors)}"
+        )
     return tensors
+
+
+def _hint(names):
+    """What other program's names these are, and what to do then."""
+    if any(".lora_" in name for name in names):
+        return ". These are adapters of PEFT: merge them into their network first"
+    if any(name.startswith("transformer_blocks.") for name in names):
+        return ". These are names of diffusers: give its folder, where config.json is"
+    return ""
 
 
 def _config(tensors, path):

@@ -19,7 +19,7 @@ from keras_dit.serialization import Configurable
 
 NAME = "keras_dit"  # under which files keep them
 PARTS = ("process", "schedule", "prediction", "objective", "codec")
-_NETWORK = ("input_shape", "num_heads", "label_dropout", "condition_dropout")
+_NETWORK = ("input_shape", "num_heads", "condition_dropout")
 _NETWORK += ("frequency_shift", "mlp_epsilon")
 
 

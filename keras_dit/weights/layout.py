@@ -161,10 +161,16 @@ def save(network):
     """{name: `Stored`} of a network's tensors, float32, with its adapters (LoRA) merged.
 
     Raises:
-        ValueError: for a network without classes, or quantized, which these formats do not know.
+        ValueError: for a network without classes, with other conditions, or quantized, which
+            these formats do not know.
     """
     if network.num_classes is None:
         raise ValueError("a network without classes (num_classes=None) cannot be exported")
+    others = [name for name in network.conditions if name != "label"]
+    if others:
+        raise ValueError(
+            f"a network that is told more than its class cannot be exported. Received: {others}"
+        )
     layers = _maps(network).values()
     if any(getattr(layer, "quantization_mode", None) for layer in layers):
         raise ValueError("a quantized network cannot be exported: export it before quantize()")
@@ -178,5 +184,5 @@ def save(network):
 
         return Stored(shape, read)
 
-    expected = shapes(network.config)
+    expected = shapes({**network.config, "num_classes": network.num_classes})
     return {name: stored(name, v, expected[name]) for name, v in variables(network).items()}

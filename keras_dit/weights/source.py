@@ -84,7 +84,8 @@ class Source(NamedTuple):
         config, tensors = {**self.config, **overrides}, self.tensors
         self._check(overrides)
         if config["num_classes"] == tensors[_LABELS].shape[0]:  # no row for "no class"
-            config.setdefault("condition_dropout", 0.0)
+            if config.get("label_dropout") is None:
+                config.setdefault("condition_dropout", 0.0)
             tensors = {**tensors, _LABELS: _with_null_row(tensors[_LABELS])}
         if "num_heads" not in config:
             raise ValueError(
