@@ -103,7 +103,8 @@ class ImageBatches(keras.utils.PyDataset):
         self.images, self.batch_size = images, batch_size
         self.shuffle, self.flip, self.drop_remainder = shuffle, flip, drop_remainder
         self.seed, self.threads = draws.checked_seed(seed), threads
-        self.value_range, self.validation = value_range, None
+        self.value_range = value_range
+        self.validation: Any = None
         self._check_sizes()
         self.input_shape = _image_shape(images)
         if isinstance(images, np.ndarray):

@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from keras_dit.datasets.parts import Contents, divide
 __all__ = ["ImageFiles", "checked_size", "image_folder", "read_folder"]
 
 
-def checked_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
+def checked_size(image_size: Any) -> tuple[int, int]:
     """An image size given as (H, W), or as one integer for both, as a tuple; or ValueError."""
     size = (image_size,) * 2 if np.ndim(image_size) == 0 else tuple(image_size)
     if len(size) != 2 or any(side is None or side != int(side) or side < 1 for side in size):
@@ -23,7 +24,8 @@ def checked_size(image_size: int | tuple[int, int]) -> tuple[int, int]:
             "image_size must be (H, W), or one integer, of at least 1. "
             f"Received: image_size={image_size}"
         )
-    return tuple(map(int, size))
+    height, width = size
+    return int(height), int(width)
 
 
 class ImageFiles:
