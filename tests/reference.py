@@ -130,8 +130,8 @@ def block(w, name, x, condition, num_heads):
     shift1, scale1, gate1, shift2, scale2, gate2 = modulation(w, name, condition, 6)
     h = normalize(x) * (1 + scale1) + shift1
     x = x + gate1 * self_attention(w, f"{name}/attention", h, num_heads)
-    h = dense(w, f"{name}/mlp_in", normalize(x) * (1 + scale2) + shift2)
-    return x + gate2 * dense(w, f"{name}/mlp_out", gelu(h))
+    h = dense(w, f"{name}/mlp/mlp_in", normalize(x) * (1 + scale2) + shift2)
+    return x + gate2 * dense(w, f"{name}/mlp/mlp_out", gelu(h))
 
 
 def modulation(w, name, condition, parts):

@@ -106,7 +106,7 @@ def test_a_new_block_is_exactly_the_identity():
 def test_a_block_is_its_formula(num_heads, ratio, conditioning):
     layer = draw_weights(make_block(12, num_heads, conditioning, mlp_ratio=ratio))
     weights = {f"block_0/{k}": v.astype("float64") for k, v in weights_of(layer).items()}
-    assert weights["block_0/mlp_in/kernel"].shape == (12, int(12 * ratio))
+    assert weights["block_0/mlp/mlp_in/kernel"].shape == (12, int(12 * ratio))
     tokens, condition = draw(2, 5, 12), draw(2, conditioning, seed=1)
     expected = block(weights, "block_0", tokens, condition, num_heads)
     np.testing.assert_allclose(run(layer, tokens, condition), expected, atol=5e-6)

@@ -14,13 +14,16 @@ from keras_dit.backend.devices import (
     reuse_freed_memory,
     synchronize,
 )
+from keras_dit.backend.keras_layers import call_layer
 from keras_dit.backend.operations import (
     attention,
+    layer_norm,
     linear,
     linear_gelu,
     modulated_layer_norm,
     multiply_add,
     product,
+    rms_norm,
 )
 from keras_dit.backend.training import (
     apply_gradients,
@@ -36,11 +39,13 @@ __all__ = [
     "apply_gradients",
     "assign_if",
     "attention",
+    "call_layer",
     "compile_inference",
     "device_name",
     "fuse_optimizer",
     "is_out_of_memory",
     "jit_compile_training",
+    "layer_norm",
     "linear",
     "linear_gelu",
     "modulated_layer_norm",
@@ -50,6 +55,7 @@ __all__ = [
     "product",
     "remat",
     "reuse_freed_memory",
+    "rms_norm",
     "synchronize",
     "train_step",
 ]

@@ -29,11 +29,13 @@ def _on_cpu():
     return not tf.config.list_physical_devices("GPU")
 
 
-def attention(q, k, v):
+def attention(q, k, v, mask=None):
     """Scaled dot-product attention, softmax(q kᵀ / √d) v, in the form each backend runs best.
 
     Args:
-        q, k, v: tensors (B, H, T, d) of one floating dtype.
+        q: tensor (B, H, T, d).
+        k, v: tensors (B, H, L, d) of the same floating dtype.
+        mask: (B, L), bool: which keys are there; None: all. Where none is, the result is 0.
 
     Returns:
         Tensor (B, H, T, d).
@@ -41,17 +43,31 @@ def attention(q, k, v):
     Reference:
         Vaswani et al., Attention Is All You Need (2017), equation 1.
     """
+    if mask is not None:
+        mask = ops.cast(mask, "bool")[:, None, None, :]
     if BACKEND == "torch":
-        return torch.nn.functional.scaled_dot_product_attention(q, k, v)
-    if BACKEND == "jax" and not _on_cpu():
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, mask)
+    if BACKEND == "jax" and not _on_cpu() and mask is None:
         q, k, v = (ops.transpose(part, (0, 2, 1, 3)) for part in (q, k, v))
         return ops.transpose(ops.dot_product_attention(q, k, v), (0, 2, 1, 3))
-    return _attention_xla(q, k, v)
+    if mask is None:
+        return _attention_xla(q, k, v)
+    return _masked_attention_xla(q, k, v, ops.cast(mask, "float32"))
 
 
 @ops.custom_gradient
 def _attention_xla(q, k, v):
-    """Attention as XLA runs it fast on a CPU: the (T, T) matrices are touched as rarely as can be.
+    return _attention_and_gradient(q, k, v, None)
+
+
+@ops.custom_gradient
+def _masked_attention_xla(q, k, v, mask):
+    mixed, gradient = _attention_and_gradient(q, k, v, mask)
+    return mixed, lambda upstream: (*gradient(upstream), ops.zeros_like(mask))
+
+
+def _attention_and_gradient(q, k, v, mask):
+    """Attention as XLA runs it fast on a CPU: the (T, L) matrices are touched as rarely as can be.
 
     q is scaled before the product, and with w = exp(q kᵀ − max) and s its sum along a row the
     division comes after the product with v, out = w v / s, here and in the gradient:
@@ -63,8 +79,14 @@ def _attention_xla(q, k, v):
     dtype, scale = v.dtype, q.shape[-1] ** -0.5
     q = q * ops.cast(scale, dtype)
     logits = product(q, k, transpose_y=True)
+    if mask is not None:
+        logits = ops.where(mask > 0, logits, -1e30)
     weights = ops.exp(logits - ops.max(logits, axis=-1, keepdims=True))
+    if mask is not None:
+        weights = weights * mask
     total = ops.sum(weights, axis=-1, keepdims=True)
+    if mask is not None:
+        total = ops.where(total > 0, total, 1.0)
     weights = ops.cast(weights, dtype)
     mixed = product(weights, v) / total
 
@@ -138,18 +160,21 @@ def linear(x, kernel, bias):
 
     Args:
         x: tensor (N, I).
-        kernel, bias: variables or tensors (I, O), (O,).
+        kernel, bias: variables or tensors (I, O), (O,); bias may be None.
 
     Returns:
         Tensor (N, O) of x's dtype.
     """
     if BACKEND != "torch":
         # TensorFlow's custom gradient wants variables to be read before it.
-        kernel, bias = ops.cast(kernel, x.dtype), ops.cast(bias, x.dtype)
+        kernel = ops.cast(kernel, x.dtype)
+        bias = None if bias is None else ops.cast(bias, x.dtype)
         if x.dtype == "bfloat16" and _on_cpu():
+            bias = ops.zeros((kernel.shape[1],), x.dtype) if bias is None else bias
             return _linear_bfloat16(x, kernel, bias)
-        return ops.add(ops.matmul(x, kernel), bias)
-    kernel, bias = ops.convert_to_tensor(kernel), ops.convert_to_tensor(bias)
+        y = ops.matmul(x, kernel)
+        return y if bias is None else ops.add(y, bias)
+    kernel, bias = _tensors(kernel, bias)
     if not (_mkl_is_slow() and _onednn_takes(x)):
         return torch.nn.functional.linear(x, kernel.t(), bias)
     if torch.is_grad_enabled():
@@ -157,10 +182,14 @@ def linear(x, kernel, bias):
     return _onednn_linear(x, kernel.t(), bias)
 
 
+def _tensors(*variables):
+    return (None if v is None else ops.convert_to_tensor(v) for v in variables)
+
+
 def linear_gelu(x, kernel, bias):
     """GELU(x W + b) with the tanh form of GELU. Arguments and result as for `linear`."""
     if BACKEND == "torch" and _onednn_takes(x) and not torch.is_grad_enabled():
-        kernel, bias = ops.convert_to_tensor(kernel), ops.convert_to_tensor(bias)
+        kernel, bias = _tensors(kernel, bias)
         return _onednn_linear(x, kernel.t(), bias, "gelu", "tanh")
     if BACKEND == "torch":
         return ops.gelu(linear(x, kernel, bias), approximate=True)
@@ -216,7 +245,8 @@ if BACKEND == "torch":
             x, kernel = ctx.saved_tensors
             dx = _onednn_linear(upstream, kernel) if ctx.needs_input_grad[0] else None
             # oneDNN would copy the transposed x: the product of tensors as they are is faster.
-            return dx, x.t() @ upstream, upstream.sum(0)
+            dbias = upstream.sum(0) if ctx.needs_input_grad[2] else None
+            return dx, x.t() @ upstream, dbias
 
 
 def multiply_add(x, factor, summand):
@@ -224,6 +254,22 @@ def multiply_add(x, factor, summand):
     if BACKEND == "torch":
         return torch.addcmul(summand, x, factor)
     return x * factor + summand
+
+
+def layer_norm(x, gain, bias, epsilon):
+    """(x − mean) / √(variance + ε) · gain + bias over the last axis; gain and bias may be None."""
+    if BACKEND == "torch":
+        gain, bias = _tensors(gain, bias)
+        return torch.nn.functional.layer_norm(x, x.shape[-1:], gain, bias, epsilon)
+    return ops.layer_normalization(x, gain, bias, epsilon=epsilon)
+
+
+def rms_norm(x, gain, epsilon):
+    """x / √(mean of x² + ε) · gain over the last axis; gain may be None."""
+    if BACKEND == "torch":
+        (gain,) = _tensors(gain)
+        return torch.nn.functional.rms_norm(x, x.shape[-1:], gain, epsilon)
+    return ops.rms_normalization(x, gain, epsilon=epsilon)
 
 
 def modulated_layer_norm(x, shift, scale, epsilon):

@@ -4,24 +4,12 @@ A condition is one class in one file. It alone knows what its values mean: to th
 library a value is a nest of arrays with a leading batch axis.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 from keras import ops, tree
 
-
-class Context(NamedTuple):
-    """What the blocks of a network are steered by.
-
-    Attributes:
-        vector: (B, D), summed over the time and all conditions; it steers the norms. None: nothing.
-        tokens: (B, L, D), joined over all conditions, to be attended to; None: there are none.
-        mask: bool (B, L), which of the tokens are there; None: all of them.
-    """
-
-    vector: Any = None
-    tokens: Any = None
-    mask: Any = None
+from keras_dit.layers import Context
 
 
 class Condition(keras.layers.Layer):

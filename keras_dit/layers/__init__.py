@@ -1,17 +1,37 @@
 """The layers of a DiT, each usable alone."""
 
-from keras_dit.layers.attention import SelfAttention
+from keras_dit.layers.attention import CrossAttention, InContextAttention, SelfAttention
 from keras_dit.layers.blocks import AdaLNBlock
+from keras_dit.layers.context import Context, as_context
+from keras_dit.layers.linear import TokenDense, gelu_tanh
+from keras_dit.layers.mlps import MLP, SwiGLU
 from keras_dit.layers.modulation import FinalLayer
+from keras_dit.layers.norms import LayerNorm, RMSNorm
+from keras_dit.layers.parts import copy_part, load_parts, save_part
 from keras_dit.layers.patches import PatchEmbedding, patchify, unpatchify
-from keras_dit.layers.positions import sincos_positions
+from keras_dit.layers.positions import Rotary, grid_positions, sincos_positions
 
 __all__ = [
+    "MLP",
     "AdaLNBlock",
+    "Context",
+    "CrossAttention",
     "FinalLayer",
+    "InContextAttention",
+    "LayerNorm",
     "PatchEmbedding",
+    "RMSNorm",
+    "Rotary",
     "SelfAttention",
+    "SwiGLU",
+    "TokenDense",
+    "as_context",
+    "copy_part",
+    "gelu_tanh",
+    "grid_positions",
+    "load_parts",
     "patchify",
+    "save_part",
     "sincos_positions",
     "unpatchify",
 ]

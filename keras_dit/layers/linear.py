@@ -8,25 +8,34 @@ from keras_dit.serialization import register
 
 
 @register
-class TokenDense(keras.layers.Dense):
-    """A Dense layer that sees one row for each token: (B, T, D) is flattened to (B T, D).
-
-    The numbers are those of Dense. The gradient of the kernel then contracts one axis instead of
-    two, which XLA does on a CPU at more than twice the speed.
-    """
-
-    def call(self, inputs, training=None):
-        rows = ops.reshape(inputs, (-1, inputs.shape[-1]))
-        outputs = self._map(rows, self.kernel, self.bias)
-        return ops.reshape(outputs, (-1, *inputs.shape[1:-1], self.units))
-
-    def _map(self, rows, kernel, bias):
-        return backend.linear(rows, kernel, bias)
+def gelu_tanh(x):
+    """GELU in its tanh form: x/2 (1 + tanh(√(2/π) (x + 0.044715 x³)))."""
+    return ops.gelu(x, approximate=True)
 
 
 @register
-class TokenDenseGELU(TokenDense):
-    """`TokenDense` followed by the tanh form of GELU."""
+class TokenDense(keras.layers.Dense):
+    """A Dense layer that sees one row for each token: (B, T, D) is flattened to (B T, D).
 
-    def _map(self, rows, kernel, bias):
-        return backend.linear_gelu(rows, kernel, bias)
+    The arguments and numbers are those of `keras.layers.Dense`. The gradient of the kernel then
+    contracts one axis instead of two, which XLA does on a CPU at more than twice the speed; and the
+    activation `gelu_tanh` is one operation with the product.
+
+    Example:
+
+    >>> layer = TokenDense(3, activation="relu", use_bias=False)
+    >>> layer(np.ones((2, 5, 4))).shape
+    (2, 5, 3)
+    """
+
+    def call(self, inputs):
+        rows = ops.reshape(inputs, (-1, inputs.shape[-1]))
+        fused = self.activation is gelu_tanh
+        outputs = (backend.linear_gelu if fused else backend.linear)(rows, self.kernel, self.bias)
+        if self.activation is not None and not fused:
+            outputs = self.activation(outputs)
+        return ops.reshape(outputs, (*ops.shape(inputs)[:-1], self.units))
+
+    def quantize(self, mode=None, type_check=True, config=None):
+        """As `keras.layers.Dense.quantize`, which would refuse any class but its own."""
+        super().quantize(mode, type_check=False, config=config)

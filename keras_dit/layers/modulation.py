@@ -4,11 +4,12 @@ import keras
 from keras import ops
 
 from keras_dit import backend
+from keras_dit.layers.context import as_context
 from keras_dit.layers.linear import TokenDense
+from keras_dit.layers.norms import LayerNorm, modulate
+from keras_dit.layers.parts import shapes_of_today
 from keras_dit.layers.patches import unpatchify
 from keras_dit.serialization import register
-
-EPSILON = 1e-6  # of the layer norms
 
 
 def modulation(layer, parts, width):
@@ -32,13 +33,14 @@ class FinalLayer(keras.layers.Layer):
         patch_size: side p of a patch in pixels.
 
     Call:
-        tokens (B, (H/p) (W/p), D), conditioning (B, D) -> picture (B, H, W, O).
+        tokens (B, (H/p) (W/p), D), a `Context` or its vector (B, D) -> picture (B, H, W, O).
     """
 
     def __init__(self, output_shape, patch_size, **kwargs):
         super().__init__(**kwargs)
         self.picture_shape = tuple(output_shape)
         self.patch_size = patch_size
+        self.norm = LayerNorm(dtype=self.dtype_policy, name="norm")
 
     def build(self, tokens_shape, context_shape=None):
         width = tokens_shape[-1]
@@ -49,20 +51,23 @@ class FinalLayer(keras.layers.Layer):
             dtype=self.dtype_policy,
             name="projection",
         )
-        vector_shape = getattr(context_shape, "vector", context_shape) or tokens_shape
-        self.modulation.build((None, vector_shape[-1]))
+        self.norm.build(tokens_shape)
+        self.modulation.build((None, (as_context(context_shape).vector or tokens_shape)[-1]))
         self.projection.build((None, *tokens_shape[1:]))
 
     def call(self, tokens, context):
-        vector = getattr(context, "vector", context)  # (B, D)
-        shift, scale = split(self.modulation.call(ops.silu(vector)), 2)
-        x = backend.modulated_layer_norm(tokens, shift, scale, EPSILON)
-        patches = self.projection.call(x)  # (B, T, p p O)
+        vector = as_context(context).vector  # (B, D)
+        steer = backend.call_layer(self.modulation, ops.silu(vector))  # (B, 2 D)
+        x = modulate(self.norm, tokens, *split(steer, 2))
+        patches = backend.call_layer(self.projection, x)  # (B, T, p p O)
         height, width, _ = self.picture_shape
         return unpatchify(patches, height, width, self.patch_size)  # (B, H, W, O)
 
     def compute_output_shape(self, tokens_shape, context_shape=None):
         return (tokens_shape[0], *self.picture_shape)
+
+    def build_from_config(self, config):
+        self.build(**shapes_of_today(config))
 
     def get_config(self):
         own = {"output_shape": self.picture_shape, "patch_size": self.patch_size}

@@ -10,7 +10,13 @@ from keras import ops
 
 from keras_dit import backend
 from keras_dit.conditions import Condition, Context, Label, TimestepEmbedding
-from keras_dit.layers import AdaLNBlock, FinalLayer, PatchEmbedding, sincos_positions
+from keras_dit.layers import (
+    AdaLNBlock,
+    FinalLayer,
+    LayerNorm,
+    PatchEmbedding,
+    sincos_positions,
+)
 from keras_dit.layers.patches import check_image_shape
 from keras_dit.networks.base import Network
 from keras_dit.networks.presets import PRESETS, opener, preset_config
@@ -138,7 +144,7 @@ class DiTModel(Network):
             AdaLNBlock(
                 config["num_heads"],
                 config["mlp_ratio"],
-                config["mlp_epsilon"],
+                norm=(LayerNorm(), LayerNorm(config["mlp_epsilon"])),
                 dtype=dtype,
                 name=f"block_{i}",
             )

@@ -72,6 +72,7 @@ def load(model, path, arrays, facts):
             model is then as it was.
     """
     own = variables(model)
+    arrays = {_name_of_today(name): array for name, array in arrays.items()}
     _check_names(path, own, arrays)
     if facts["backend"] != BACKEND:
         warnings.warn(
@@ -84,6 +85,11 @@ def load(model, path, arrays, facts):
         variable.assign(
             np.array(arrays[name]).astype(keras.backend.standardize_dtype(variable.dtype))
         )
+
+
+def _name_of_today(name):
+    """In files of 0.1.0 the two maps of a block's MLP stand directly below the block."""
+    return re.sub(r"(block_\d+)([/_])(mlp_(?:in|out))", r"\1\2mlp\2\3", name)
 
 
 def _check_names(path, own, arrays):

@@ -1,0 +1,112 @@
+"""Norms, and how shift and scale steer any of them.
+
+    LayerNorm(x) = (x − mean x) / √(variance x + ε),   RMSNorm(x) = x / √(mean x² + ε)
+
+over the last axis, in float32 under any dtype policy; modulated: norm(x) (1 + scale) + shift.
+"""
+
+import keras
+
+from keras_dit import backend
+from keras_dit.serialization import register
+
+
+def modulate(norm: keras.layers.Layer, x, shift, scale):
+    """norm(x) (1 + scale) + shift, in one pass over memory if the norm has one, `modulated`.
+
+    Args:
+        norm: any built layer (B, T, D) -> (B, T, D).
+        x: (B, T, D).
+        shift, scale: (B, 1, D).
+
+    Returns:
+        (B, T, D).
+    """
+    if hasattr(norm, "modulated"):
+        return norm.modulated(x, shift, scale)
+    return backend.multiply_add(backend.call_layer(norm, x), 1.0 + scale, shift)
+
+
+class _Norm(keras.layers.Layer):
+    """What LayerNorm and RMSNorm share."""
+
+    def __init__(self, epsilon: float = 1e-6, affine: bool = False, **kwargs):
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+        self.affine = affine
+        self.gain = self.bias = None
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "epsilon": self.epsilon, "affine": self.affine}
+
+
+@register
+class LayerNorm(_Norm):
+    """Layer norm, as DiT has it without weights, or with a gain and a bias.
+
+    Args:
+        epsilon: added to the variance.
+        affine: whether the result is multiplied by a learned gain and has a learned bias added.
+
+    Call:
+        (..., D) -> (..., D).
+
+    Example:
+
+    >>> x = np.array([[1.0, 3.0]], "float32")
+    >>> [round(float(n), 3) for n in LayerNorm()(x)[0]]
+    [-1.0, 1.0]
+
+    Reference:
+        Ba, Kiros, Hinton: Layer Normalization (2016).
+    """
+
+    def build(self, input_shape):
+        if self.affine:
+            width = input_shape[-1:]
+            self.gain = self.add_weight(shape=width, initializer="ones", name="gain")
+            self.bias = self.add_weight(shape=width, initializer="zeros", name="bias")
+
+    def call(self, x):
+        return backend.layer_norm(x, self.gain, self.bias, self.epsilon)
+
+    def modulated(self, x, shift, scale):
+        """norm(x) (1 + scale) + shift."""
+        if self.affine:
+            return backend.multiply_add(self.call(x), 1.0 + scale, shift)
+        return backend.modulated_layer_norm(x, shift, scale, self.epsilon)
+
+
+@register
+class RMSNorm(_Norm):
+    """Root mean square norm: layer norm without the mean, cheaper and as good in practice.
+
+    Args:
+        epsilon: added to the mean square.
+        affine: whether the result is multiplied by a learned gain.
+
+    Call:
+        (..., D) -> (..., D).
+
+    Example:
+
+    >>> x = np.array([[1.0, 7.0]], "float32")
+    >>> [round(float(n), 3) for n in RMSNorm()(x)[0]]
+    [0.2, 1.4]
+
+    Reference:
+        Zhang, Sennrich: Root Mean Square Layer Normalization (2019).
+    """
+
+    def __init__(self, epsilon: float = 1e-6, affine: bool = True, **kwargs):
+        super().__init__(epsilon, affine, **kwargs)
+
+    def build(self, input_shape):
+        if self.affine:
+            self.gain = self.add_weight(shape=input_shape[-1:], initializer="ones", name="gain")
+
+    def call(self, x):
+        return backend.rms_norm(x, self.gain, self.epsilon)

@@ -1,0 +1,42 @@
+"""Parts: unbuilt layers that another layer is made of and copies."""
+
+import keras
+
+
+def copy_part(part: keras.layers.Layer, name: str, owner: keras.layers.Layer) -> keras.layers.Layer:
+    """A new layer of a part's configuration, with the dtype policy of the layer that it is for.
+
+    Args:
+        part: a layer that is not built.
+        name: of the copy, which stands for the part in errors too.
+        owner: the layer that it becomes a part of.
+
+    Raises:
+        ValueError: if the part is no layer, or one that has weights already.
+    """
+    if not isinstance(part, keras.layers.Layer) or part.weights:
+        raise ValueError(
+            f"{name} must be a Keras layer without weights yet, of which a copy is built. "
+            f"Received: {name}={part!r}"
+        )
+    return type(part).from_config({**part.get_config(), "name": name, "dtype": owner.dtype_policy})
+
+
+def save_part(part: keras.layers.Layer | None) -> dict | None:
+    """A part as a configuration holds it: not built, and None as None."""
+    saved = keras.saving.serialize_keras_object(part)
+    if saved:
+        saved.pop("build_config", None)
+    return saved
+
+
+def load_parts(config: dict, *names: str) -> dict:
+    """A configuration in which the parts of those names, or pairs of parts, are layers."""
+    load = keras.saving.deserialize_keras_object
+    return {name: load(value) if name in names else value for name, value in config.items()}
+
+
+def shapes_of_today(build_config: dict) -> dict:
+    """The arguments of `build` in a file, in which 0.1.0 called the context conditioning."""
+    shapes = build_config.get("shapes_dict") or {"tokens_shape": build_config["input_shape"]}
+    return {name.replace("conditioning", "context"): shape for name, shape in shapes.items()}
