@@ -26,11 +26,11 @@ CACHES += [(PeriodicCache, every) for every in (2, 3, 4, 6)]
 ROW = "{:20} {:>7} {:>8} {:>8} {:>6} {:>9}"
 
 
-def timed(model, caching, settings, steps=STEPS):
+def timed(model, cache, settings, steps=STEPS):
     """Digits, and the seconds that they take once the steps are compiled."""
-    model.generate(steps=3, caching=caching, **settings)
+    model.generate(steps=3, cache=cache, **settings)
     start = time.perf_counter()
-    digits = model.generate(steps=steps, caching=caching, **settings)
+    digits = model.generate(steps=steps, cache=cache, **settings)
     return digits, time.perf_counter() - start
 
 

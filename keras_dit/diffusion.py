@@ -1,6 +1,7 @@
 """Training and sampling as one Keras model."""
 
 import math
+import warnings
 
 import keras
 import numpy as np
@@ -11,8 +12,9 @@ from keras_dit.codecs import Codec, Pixels
 from keras_dit.guidance import Guidance, Unguided
 from keras_dit.objectives import Hybrid, MeanSquaredError, Objective
 from keras_dit.predictions import LearnedVariance, Noise, Prediction
+from keras_dit.sampling.caching import Cache, check_network
 from keras_dit.sampling.denoiser import Denoiser
-from keras_dit.sampling.generation import Generation
+from keras_dit.sampling.generation import Generation, Run
 from keras_dit.schedules import LinearBeta, NoiseSchedule, TableSchedule, broadcast
 from keras_dit.serialization import register
 from keras_dit.solvers import DDIM, Solver
@@ -87,7 +89,7 @@ class Diffusion(keras.Model):
             shape=(), initializer="zeros", dtype="int32", trainable=False, name="skipped"
         )
         # It holds compiled functions, nothing that Keras should track or save.
-        object.__setattr__(self, "_generation", Generation(self.denoiser()))
+        object.__setattr__(self, "_generation", Generation())
         self.build()
 
     # Construction
@@ -277,7 +279,9 @@ class Diffusion(keras.Model):
             x = self.prediction.network_input(x_t, rates)
             output = self.network(x, self.schedule.timestep(t), y, training=True)
         else:
-            output = self.denoiser().output(x_t, rates, y)
+            values = None if self.average is None else self.average.values
+            denoiser = Denoiser(self.network, self.schedule, self.prediction, values)
+            output = denoiser.output(x_t, rates, y)
         loss = self.objective.loss(output, x0, noise, rates, self.prediction)  # (B,)
         if sample_weight is not None:
             loss = loss * ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
@@ -286,8 +290,13 @@ class Diffusion(keras.Model):
     # Sampling
 
     def denoiser(self):
-        """E[x0 | x_t] as the averaged weights know it: a `Denoiser`."""
-        return Denoiser(self.network, self.schedule, self.prediction, self.average)
+        """E[x0 | x_t] as the averaged weights know it: a `Denoiser`.
+
+        Before the first update of the average it has the weights, which may have been loaded since.
+        """
+        begun = self.average is not None and self.average.begun
+        values = self.average.values if begun else None
+        return Denoiser(self.network, self.schedule, self.prediction, values)
 
     def generate(
         self,
@@ -301,9 +310,10 @@ class Diffusion(keras.Model):
         batch_size=64,
         callback=None,
         verbose=False,
-        caching=None,
+        cache=None,
         jit_compile="auto",
         conditions=None,
+        caching=None,
     ):
         """Make pictures.
 
@@ -329,13 +339,13 @@ class Diffusion(keras.Model):
             callback: called as callback(step, t, x_t, x0) after each step of each batch, with
                 numpy arrays as the network sees them; `sampler.Trajectory()` keeps them.
             verbose: whether to show a progress bar, which counts evaluations of the network.
-            caching: a `Cache`, which leaves out blocks of the network where little changes, such
+            cache: a `Cache`, which leaves out blocks of the network where little changes, such
                 as `caching.PeriodicCache()`; None: none is left out.
             jit_compile: True: the steps are compiled by XLA (JAX, TensorFlow) or torch.compile;
                 False: they are not; "auto": what measures fastest, the time to compile counted.
-
             conditions: what the network is told, a dict of values by name, one for each image;
                 what is not named is not said.
+            caching: the name of `cache` in 0.1.0.
 
         Returns:
             numpy float32 (N, H, W, C) in the codec's range, by default [−1, 1].
@@ -343,34 +353,61 @@ class Diffusion(keras.Model):
         Raises:
             ValueError: for labels the network does not have or settings that make no run.
         """
+        settings = steps, solver, guidance, grid, seed, batch_size, callback, verbose, cache
+        batches = self.generate_batches(
+            labels, num_images, *settings, jit_compile, conditions, caching
+        )
+        return np.concatenate(list(batches))
+
+    def generate_batches(
+        self,
+        labels=None,
+        num_images=None,
+        steps=None,
+        solver=None,
+        guidance=None,
+        grid=None,
+        seed=0,
+        batch_size=64,
+        callback=None,
+        verbose=False,
+        cache=None,
+        jit_compile="auto",
+        conditions=None,
+        caching=None,
+    ):
+        """Make pictures batch by batch, so that all of them never are in memory at once.
+
+        Args:
+            labels, num_images, ...: as for `generate`.
+
+        Returns:
+            An iterator of numpy float32 (B, H, W, C) with B of at most batch_size. Arguments are
+            checked at the call, each batch is made when it is asked for.
+        """
+        if caching is not None:
+            warnings.warn("caching= is named cache=", DeprecationWarning, stacklevel=2)
+            cache = caching
         condition, count = checks.requested(self.network, labels, conditions, num_images)
         solver = checks.instance("solver", solver, DDIM, Solver)
         guidance = checks.instance("guidance", guidance, Unguided, Guidance)
         times = sampling.run_times(self.schedule, steps, grid)
         sampling.check_seed(seed, count)
-        checks.cache(caching, self.network)
+        if cache is not None:
+            check_network(self.network)
+            Cache.checked("cache", cache)
         checks.jit_compile(jit_compile)
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more. Received: batch_size={batch_size}")
         chunks = np.array_split(np.arange(count), math.ceil(count / batch_size))
-        x0 = self._generation(
-            condition,
-            chunks,
-            times,
-            solver,
-            guidance,
-            caching,
-            seed,
-            callback,
-            verbose,
-            jit_compile,
-        )
-        return self.codec.decode(x0)
+        guidance.simplified(times, np.arange(count), count)  # so that its errors come now
+        run = Run(self.denoiser(), times, count, solver, guidance, cache, seed, callback)
+        return self._generation(run, chunks, condition, self.codec.decode, verbose, jit_compile)
 
     def sampling_network(self):
         """A copy of the network with the weights that `generate` uses, such as for an export."""
         copy = type(self.network).from_config(self.network.get_config())
-        for variable, value in zip(copy.variables, self.denoiser().values(), strict=True):
+        for variable, value in zip(copy.weights, self.denoiser().values, strict=True):
             variable.assign(ops.convert_to_numpy(value))
         return copy
 

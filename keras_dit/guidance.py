@@ -9,25 +9,27 @@ the noise are the same. Most guidances go from a weaker estimate past a stronger
 and differ in what is weak.
 """
 
-import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import keras
 import numpy as np
 from keras import ops, tree
 
 from keras_dit.predictions import Denoised
 from keras_dit.schedules import Rates
-from keras_dit.serialization import Configurable, register
+from keras_dit.serialization import Configurable, number, register
 
 
 class Guidance(Configurable):
     """How a condition steers a denoiser. Subclasses are frozen dataclasses.
 
-    A compiled step is made for a guidance's form and is given its numbers: so another scale, or
-    one for each sample, is no other step. A guidance without numbers is its own form.
+    Fields that are numbers are made by `serialization.number`: other values of them, or one for
+    each sample, need no other compiled step.
     """
+
+    example = "guidance.ClassifierFree(3.0)"
 
     def __call__(self, denoiser, condition):
         """The denoiser of one batch.
@@ -41,21 +43,20 @@ class Guidance(Configurable):
         """
         raise NotImplementedError
 
-    def split(self, indices, count, times):
-        """The form and the numbers, for some samples and times.
+    def simplified(self, times: Sequence, samples: Sequence, count: int) -> "Guidance":
+        """What does the same at some times for some samples; on the host, before a step.
 
         Args:
-            indices: the samples' numbers within the run, int (B,).
-            count: how many samples the run has.
             times: the times that will be asked for, floats.
+            samples: the samples' numbers within the run, int (B,).
+            count: how many samples the run has.
 
         Returns:
-            A hashable guidance, and tensors or containers of them, for its `bind`.
-        """
-        return self, ()
+            A guidance, such as `Unguided()` where the scale is 1.
 
-    def bind(self, numbers):
-        """The form with its numbers."""
+        Raises:
+            ValueError: if there are numbers for each sample, but not `count` of them.
+        """
         return self
 
 
@@ -87,7 +88,7 @@ class Contrast(Guidance):
         al., Common Diffusion Noise Schedules and Sample Steps are Flawed (2024), equation 16.
     """
 
-    scale: float | tuple | Callable = 3.0
+    scale: float | tuple | Callable = number(3.0)
     channels: int | None = None
     rescale: float = 0.0
 
@@ -123,20 +124,16 @@ class Contrast(Guidance):
 
         return denoise
 
-    def split(self, indices, count, times):
-        if callable(self.scale):
-            always_one = all(_is_one(float(self.scale(t))) for t in times)
-            return (Unguided(), {}) if always_one else (self, {})
-        if _is_one(self.scale):
-            return Unguided(), {}
-        scale = np.asarray(self.scale, "float32")
-        if scale.ndim and len(scale) != count:
-            raise ValueError(f"there are {len(scale)} scales for {count} samples")
-        scale = scale[indices] if scale.ndim else scale
-        return _with(self, scale=None), {"scale": ops.convert_to_tensor(scale)}
-
-    def bind(self, numbers):
-        return _with(self, **numbers)
+    def simplified(self, times, samples, count):
+        scale = self.scale
+        if callable(scale):
+            scales = [float(ops.convert_to_numpy(scale(t))) for t in times]
+            scale = scales[0] if len(set(scales)) == 1 else _AtTimes(times, scales)
+        elif isinstance(scale, tuple):
+            if len(scale) != count:
+                raise ValueError(f"there are {len(scale)} scales for {count} samples")
+            scale = tuple(scale[i] for i in samples)
+        return Unguided() if _is_one(scale) else dataclasses.replace(self, scale=scale)
 
 
 @register
@@ -161,7 +158,14 @@ class NegativeLabel(Contrast):
         label: of that class.
     """
 
-    label: int = field(kw_only=True)
+    label: int = number(kw_only=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if isinstance(self.label, bool) or not isinstance(self.label, (int, np.integer)):
+            raise ValueError(f"label must be an integer. Received: label={self.label!r}")
+        if self.label < 0:
+            raise ValueError(f"label must be 0 or more. Received: label={self.label}")
 
     def estimates(self, denoiser, condition, x_t, rates):
         return _both(denoiser, condition, ops.full_like(condition, self.label), x_t, rates)
@@ -184,17 +188,16 @@ class Autoguidance(Contrast):
 
     needs_condition = False
 
+    def __post_init__(self):
+        super().__post_init__()
+        if not callable(self.weak) or isinstance(self.weak, keras.layers.Layer):
+            raise ValueError(
+                "weak must be a denoiser: of a Diffusion called `other` give other.denoiser(). "
+                f"Received: weak={self.weak!r}"
+            )
+
     def estimates(self, denoiser, condition, x_t, rates):
         return denoiser(x_t, rates, condition), self.weak(x_t, rates, condition).x0
-
-    def split(self, indices, count, times):
-        form, numbers = Contrast.split(self, indices, count, times)
-        if isinstance(form, Autoguidance):
-            numbers["weak"] = self.weak.values()
-        return form, numbers
-
-    def bind(self, numbers):
-        return _with(self, **{**numbers, "weak": self.weak.bind(numbers["weak"])})
 
 
 @register
@@ -207,7 +210,7 @@ class Clipped(Guidance):
     """
 
     guidance: Guidance = Unguided()
-    limit: float = 1.0
+    limit: float = number(1.0)
 
     def __call__(self, denoiser, condition):
         inner = self.guidance(denoiser, condition)
@@ -218,12 +221,9 @@ class Clipped(Guidance):
 
         return denoise
 
-    def split(self, indices, count, times):
-        form, numbers = self.guidance.split(indices, count, times)
-        return dataclasses.replace(self, guidance=form), numbers
-
-    def bind(self, numbers):
-        return dataclasses.replace(self, guidance=self.guidance.bind(numbers))
+    def simplified(self, times, samples, count):
+        inner = self.guidance.simplified(times, samples, count)
+        return dataclasses.replace(self, guidance=inner)
 
 
 # Scales that vary with t
@@ -239,12 +239,12 @@ class Interval(Configurable):
         Distribution Quality in Diffusion Models (2024), equation 6.
     """
 
-    scale: float = 3.0
-    low: float = 0.2
-    high: float = 0.8
+    scale: float = number(3.0)
+    low: float = number(0.2)
+    high: float = number(0.8)
 
     def __call__(self, t):
-        return ops.where((t >= self.low) & (t <= self.high), float(self.scale), 1.0)
+        return ops.where((t >= self.low) & (t <= self.high), self.scale, 1.0)
 
 
 @register
@@ -252,11 +252,28 @@ class Interval(Configurable):
 class Ramp(Configurable):
     """A scale that goes in a straight line from `start` at t = 1 to `end` at t = 0."""
 
-    start: float = 1.0
-    end: float = 4.0
+    start: float = number(1.0)
+    end: float = number(4.0)
 
     def __call__(self, t):
         return self.end + (self.start - self.end) * t
+
+
+@dataclass(frozen=True)
+class _AtTimes:
+    """Scales that were worked out on the host, each for its time."""
+
+    times: tuple = number()
+    scales: tuple = number()
+
+    def __post_init__(self):
+        for name in ("times", "scales"):
+            object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
+
+    def __call__(self, t):
+        times, scales = (ops.convert_to_tensor(x, "float32") for x in (self.times, self.scales))
+        nearest = ops.argmin(ops.abs(ops.expand_dims(t, -1) - times), axis=-1)
+        return ops.take(scales, nearest)
 
 
 def _checked_scale(scale):
@@ -266,19 +283,11 @@ def _checked_scale(scale):
     values = np.asarray(scale)
     if values.dtype.kind not in "iuf" or values.ndim > 1 or not np.isfinite(values).all():
         raise ValueError(f"scale must be a finite number or some. Received: scale={scale!r}")
-    return tuple(map(float, values)) if values.ndim else values.item()
+    return tuple(map(float, values)) if values.ndim else float(values)
 
 
 def _is_one(scale):
     return isinstance(scale, (int, float)) and scale == 1
-
-
-def _with(guidance, **values):
-    """A copy with other fields, which may hold tensors, so that none of them is checked."""
-    other = copy.copy(guidance)
-    for name, value in values.items():
-        object.__setattr__(other, name, value)
-    return other
 
 
 def _columns(scale, x):
@@ -293,16 +302,14 @@ def _std(x):
 
 def _both(denoiser, condition, other, x_t, rates):
     """The `Denoised` of one condition and the x0 of another, in one batch."""
-    conditions = tree.map_structure(
-        lambda one, two: ops.concatenate([one, two], axis=0), condition, other
-    )
-    twice = Rates(*(rate if len(rate.shape) == 0 else _twice(rate) for rate in rates))
-    x0, fraction = denoiser(_twice(x_t), twice, conditions)
+    conditions = tree.map_structure(_joined, condition, other)
+    twice = Rates(*(rate if len(rate.shape) == 0 else _joined(rate, rate) for rate in rates))
+    x0, fraction = denoiser(_joined(x_t, x_t), twice, conditions)
     strong, weak = ops.split(x0, 2, axis=0)
     if fraction is not None:
         fraction = ops.split(fraction, 2, axis=0)[0]
     return Denoised(strong, fraction), weak
 
 
-def _twice(x):
-    return ops.concatenate([x, x], axis=0)
+def _joined(x, y):
+    return ops.concatenate([x, y], axis=0)

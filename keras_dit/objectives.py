@@ -97,6 +97,8 @@ class MinSNR(Weighting):
 class Objective(Configurable):
     """A training objective. Subclasses are frozen dataclasses."""
 
+    example = "objectives.MeanSquaredError()"
+
     def check(self, schedule, prediction):
         """Raise ValueError if the objective cannot go with these parts of a `Diffusion`."""
 

@@ -39,6 +39,7 @@ class Denoised(NamedTuple):
 class Prediction(Configurable):
     """The meaning of a network's output. Subclasses are frozen dataclasses."""
 
+    example = "predictions.Noise()"
     needs_signal = False  # whether x0 cannot be had where alpha is 0
 
     def output_channels(self, channels):

@@ -1,17 +1,61 @@
 """What makes a frozen dataclass part of a `.keras` file."""
 
 import dataclasses
+from typing import Any
 
 import keras
 
+_NUMBER = "keras_dit.number"
+
 register = keras.saving.register_keras_serializable("keras_dit")
+
+
+def number(default: Any = dataclasses.MISSING, **settings: Any) -> Any:
+    """A field of a frozen dataclass that holds numbers, which change without another program.
+
+    Args:
+        default: of the field.
+        **settings: as for `dataclasses.field`.
+
+    Example:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Scaled:
+        ...     scale: float = number(2.0)
+        >>> Scaled().scale
+        2.0
+    """
+    return dataclasses.field(default=default, metadata={_NUMBER: True}, **settings)
+
+
+def is_number(field: dataclasses.Field) -> bool:
+    """Whether the field was made by `number`."""
+    return _NUMBER in field.metadata
 
 
 class Configurable:
     """A dataclass that Keras can save: its configuration is its fields.
 
     A field may hold a number, a string, None, or another configurable or Keras object.
+
+    Attributes:
+        example: how an object of such a class is written, for messages.
     """
+
+    example = ""
+
+    @classmethod
+    def checked(cls, name: str, value: Any) -> Any:
+        """The value of an argument, which has to be an object of a class of this kind.
+
+        Raises:
+            ValueError: for anything else, with an example.
+        """
+        if not isinstance(value, cls):
+            raise ValueError(
+                f"{name} must be an object of a {cls.__name__} class, such as {cls.example}. "
+                f"Received: {name}={value!r}"
+            )
+        return value
 
     def get_config(self):
         """The fields by name."""

@@ -12,6 +12,7 @@ from keras_dit import Denoiser, backend, guidance, sampler, solvers
 from keras_dit.sampling.caching import (
     CachedNetwork,
     FirstBlockCache,
+    Memory,
     PeriodicCache,
     check_network,
 )
@@ -44,7 +45,7 @@ def weak():
 
 def generate(cache, model=None, labels=(0, 1, 2, None), **settings):
     settings = {"steps": STEPS, "seed": 3, **settings}
-    return (model or diffusion()).generate(list(labels), caching=cache, **settings)
+    return (model or diffusion()).generate(list(labels), cache=cache, **settings)
 
 
 def generate_and_report(cache_class, number, **settings):
@@ -110,8 +111,8 @@ def by_hand(cache_class, number, guide, solver):
     denoiser = Denoiser(net, model.schedule, model.prediction)
 
     def denoise(x, rates):
-        form, numbers = guide.split(np.arange(4), 4, [float(ops.convert_to_numpy(rates.t))])
-        return form.bind(numbers)(denoiser, ops.convert_to_tensor(labels))(x, rates)
+        now = guide.simplified([float(ops.convert_to_numpy(rates.t))], np.arange(4), 4)
+        return now(denoiser, ops.convert_to_tensor(labels))(x, rates)
 
     noise = sampler.initial_noise(3, range(4), SHAPE)
     x0 = sampler.sample(denoise, noise, model.schedule, STEPS, solver, seed=3)
@@ -229,7 +230,7 @@ def test_blocks_that_no_sample_needs_are_not_run():
     net = Watched(diffusion().network)
 
     def evaluate(memory, x, t, y):
-        cached = CachedNetwork(net, FirstBlockCache, memory)
+        cached = CachedNetwork(net, FirstBlockCache(0.3), memory)
         return cached(x, t, y), cached.memory
 
     # Within TensorFlow's XLA nothing can be counted.
@@ -237,7 +238,7 @@ def test_blocks_that_no_sample_needs_are_not_run():
     evaluate = backend.compile_inference(evaluate, jit_compile)
     x = sampler.initial_noise(0, range(2), SHAPE)
     y = ops.convert_to_tensor(np.array([0, 1], "int32"))
-    memory, seen = FirstBlockCache(0.3).start(), []
+    memory, seen = Memory.empty(), []
     for scale in ([1.0, 1.0], [1.0, 1.0], [1.0, -1.0], [1.0, -1.0]):
         moved = x * np.reshape(np.array(scale, "float32"), (2, 1, 1, 1))
         output, memory = evaluate(memory, ops.convert_to_tensor(moved), ops.full((2,), 500.0), y)
@@ -310,5 +311,8 @@ def test_a_network_that_cannot_be_cached_is_refused():
         generate(ALWAYS, diffusion_of(network(depth=1)))
     with pytest.raises(ValueError, match=r"needs a DiTModel as the network\. Received: a Dense"):
         check_network(keras.layers.Dense(1))
-    with pytest.raises(ValueError, match="caching must be an object of a class"):
+    with pytest.raises(
+        ValueError,
+        match=r"cache must be an object of a Cache class, such as caching.PeriodicCache\(2\)",
+    ):
         generate(0.1)

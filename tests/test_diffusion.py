@@ -10,9 +10,8 @@ from keras import ops
 from reference import Reconstruction, dit, draw_weights, weights_of
 
 import keras_dit
-from keras_dit import codecs, guidance, predictions, schedules, solvers
+from keras_dit import backend, codecs, guidance, predictions, schedules, solvers
 from keras_dit.networks import Network
-from keras_dit.sampling.denoiser import holding, sampling_values
 
 TINY = {"input_shape": (4, 4, 1), "patch_size": 2, "hidden_size": 8, "depth": 1, "num_heads": 2}
 FLOW = {"schedule": schedules.RectifiedFlow(), "prediction": predictions.FlowVelocity()}
@@ -138,10 +137,10 @@ class Mixed(Network):
 
 def test_each_layer_finds_its_weights_in_its_own_dtype():
     network = Mixed()
-    values = sampling_values(network)
+    values = backend.compute_values(network, network.weights)
     dtypes = [keras.backend.standardize_dtype(value.dtype) for value in values]
     assert dtypes == ["bfloat16"] * 2 + ["float32"] * 2
-    with holding(network, values):
+    with backend.holding(network, values):
         output = network(data()[0], None)
         held = keras.backend.standardize_dtype(network.first.kernel.value.dtype)
     assert held == "bfloat16"  # not cast to the variable's own, to be cast back at each use

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from keras import ops
 
+import keras_dit
 from keras_dit import Denoised, Rates
+from keras_dit.backend import combine, partition
 from keras_dit.guidance import (
     Autoguidance,
     ClassifierFree,
@@ -196,40 +198,51 @@ def test_rescaling_brings_the_deviation_of_each_picture_back(rescale):
     np.testing.assert_allclose(spread[2], expected, rtol=1e-4)
 
 
-def bound(guidance, times, indices=(0, 1, 2), count=3):
-    form, numbers = guidance.split(np.array(indices), count, times)
-    hash(form)
-    return form, form.bind(numbers)
+def simplified(guidance, times, samples=(0, 1, 2), count=3):
+    return guidance.simplified(times, np.array(samples), count)
+
+
+def form(guidance, times=(0.5,)):
+    return partition(simplified(guidance, times))[0]
 
 
 @pytest.mark.parametrize("guidance", GUIDANCES, ids=str)
 def test_form_and_numbers_are_the_guidance_again(guidance):
-    _, again = bound(guidance, [0.5])
+    again = combine(*partition(simplified(guidance, [0.5])))
     np.testing.assert_allclose(guided(again), guided(guidance), atol=1e-6)
 
 
 def test_another_scale_is_the_same_form():
-    forms = {bound(ClassifierFree(scale), [0.5])[0] for scale in (0.0, 2.0, 7.5, [1.0, 2.0, 3.0])}
+    assert len({form(ClassifierFree(scale)) for scale in (0.0, 2.0, 7, lambda t: 3 * t)}) == 1
+    assert len({form(ClassifierFree(scales)) for scales in ([1.0, 2.0, 3.0], [4, 5, 6])}) == 1
+    assert len({form(Clipped(ClassifierFree(2.0), limit)) for limit in (1.0, 2.0)}) == 1
+    assert len({form(NegativeLabel(2.0, label=label)) for label in (1, 2)}) == 1
+
+
+def test_a_function_of_time_is_asked_on_the_host():
+    """So one that is new at each call, as a lambda is, needs no other program."""
+    forms = {form(ClassifierFree(lambda t, k=k: k * t), [0.6, 0.3]) for k in range(2, 5)}
     assert len(forms) == 1
-    clipped = {bound(Clipped(ClassifierFree(scale)), [0.5])[0] for scale in (2.0, 3.0)}
-    assert len(clipped) == 1
+    now = simplified(ClassifierFree(lambda t: 4.0 * t), [0.7, 0.5])
+    np.testing.assert_allclose(guided(now), guided(ClassifierFree(2.0)), atol=1e-6)
 
 
-def test_where_the_scale_is_1_the_form_is_unguided():
+def test_where_the_scale_is_1_it_is_unguided():
     interval = ClassifierFree(Interval(2.0, 0.4, 0.6))
-    assert bound(ClassifierFree(1.0), [0.5])[0] == Unguided()
-    assert bound(interval, [0.3])[0] == Unguided()
-    assert bound(interval, [0.7, 0.65])[0] == Unguided()
-    assert bound(interval, [0.65, 0.5])[0] == interval
-    assert bound(Clipped(interval), [0.3])[0] == Clipped()
+    assert simplified(ClassifierFree(1.0), [0.5]) == Unguided()
+    assert simplified(interval, [0.3]) == Unguided()
+    assert simplified(interval, [0.7, 0.65]) == Unguided()
+    assert simplified(interval, [0.65, 0.5]).scale(0.5) == 2.0
+    assert simplified(interval, [0.65, 0.5]).scale(0.65) == 1.0
+    assert simplified(Clipped(interval), [0.3]) == Clipped()
 
 
 def test_a_batch_gets_the_scales_of_its_samples():
     whole = ClassifierFree([0.0, 5.0, 1.0, 2.0, 4.0])
-    _, part = bound(whole, [0.5], indices=[4, 0, 3], count=5)
+    part = simplified(whole, [0.5], samples=[4, 0, 3], count=5)
     np.testing.assert_allclose(guided(part), guided(ClassifierFree([4.0, 0.0, 2.0])), atol=1e-6)
     with pytest.raises(ValueError, match="5 scales for 6 samples"):
-        bound(whole, [0.5], count=6)
+        simplified(whole, [0.5], count=6)
 
 
 @pytest.mark.parametrize(
@@ -246,6 +259,20 @@ def test_settings_out_of_range_are_refused():
         ClassifierFree(2.0, channels=0)
     with pytest.raises(ValueError, match="rescale must be"):
         ClassifierFree(2.0, rescale=1.5)
+
+
+@pytest.mark.parametrize("label", [2.7, True, "2", None, -1, [1]])
+def test_a_negative_label_that_is_no_label_is_refused(label):
+    with pytest.raises(ValueError, match="label must be"):
+        NegativeLabel(2.0, label=label)
+
+
+def test_a_weak_model_that_is_no_denoiser_is_refused():
+    model = keras_dit.Diffusion(keras_dit.DiTModel((4, 4, 1), 2, 8, 1, 2))
+    for weak in (model, model.network, "small", None):
+        with pytest.raises(ValueError, match=r"weak must be a denoiser.*other\.denoiser\(\)"):
+            Autoguidance(2.0, weak=weak)
+    assert Autoguidance(2.0, weak=model.denoiser()).weak == model.denoiser()
 
 
 def test_guidance_without_a_condition_is_refused():

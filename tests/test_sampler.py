@@ -348,11 +348,11 @@ def test_an_interrupted_run_returns_what_there_is():
     settings = {"labels": [0, 1, 2, 0], "steps": 3, "batch_size": 2, "seed": 1}
     trajectory = sampler.Trajectory()
     whole = diffusion().generate(callback=trajectory, **settings)
-    with pytest.warns(UserWarning, match="2 of 4 pictures are finished, 2 are estimates"):
+    with pytest.warns(UserWarning, match="2 of 4 images are finished, 2 are estimates"):
         part = diffusion().generate(callback=interrupt_at(4), **settings)
     np.testing.assert_allclose(part[:2], whole[:2], atol=1e-6)
     np.testing.assert_allclose(part[2:], trajectory.x0[1, 2:].clip(-1, 1), atol=1e-6)
-    with pytest.warns(UserWarning, match="0 of 4 pictures are finished, 2 are estimates"):
+    with pytest.warns(UserWarning, match="0 of 4 images are finished, 2 are estimates"):
         part = diffusion().generate(callback=interrupt_at(0), **settings)
     np.testing.assert_allclose(part, trajectory.x0[0, :2].clip(-1, 1), atol=1e-6)
 

@@ -25,6 +25,7 @@ from keras_dit.backend.operations import (
     product,
     rms_norm,
 )
+from keras_dit.backend.partition import combine, partition
 from keras_dit.backend.training import (
     apply_gradients,
     assign_if,
@@ -33,6 +34,7 @@ from keras_dit.backend.training import (
     remat,
     train_step,
 )
+from keras_dit.backend.values import compute_values, holding
 
 __all__ = [
     "BACKEND",
@@ -40,9 +42,12 @@ __all__ = [
     "assign_if",
     "attention",
     "call_layer",
+    "combine",
     "compile_inference",
+    "compute_values",
     "device_name",
     "fuse_optimizer",
+    "holding",
     "is_out_of_memory",
     "jit_compile_training",
     "layer_norm",
@@ -51,6 +56,7 @@ __all__ = [
     "modulated_layer_norm",
     "move_averages",
     "multiply_add",
+    "partition",
     "peak_memory",
     "product",
     "remat",

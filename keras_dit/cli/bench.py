@@ -16,7 +16,6 @@ from keras_dit import backend
 from keras_dit.cli import common
 from keras_dit.diffusion import Diffusion
 from keras_dit.networks import PRESETS, DiTModel, multiply_adds, preset_config
-from keras_dit.sampling.denoiser import holding, sampling_values
 from keras_dit.solvers import DDIM
 
 HELP = "how fast this machine runs the network, beside its matrix products"
@@ -136,11 +135,11 @@ def inputs(network, batch_size):
 
 def forward(network, batch_size):
     """A function that runs one forward pass as a sampling run would, compiled for inference."""
-    values = sampling_values(network)
+    values = backend.compute_values(network, network.weights)
     x, t, y = map(ops.convert_to_tensor, inputs(network, batch_size))
 
     def call(values, x, t, y):
-        with holding(network, values):
+        with backend.holding(network, values):
             return network(x, t, y, training=False)
 
     compiled = backend.compile_inference(call)

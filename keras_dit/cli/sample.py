@@ -182,7 +182,7 @@ def run(arguments):
         solver=SOLVERS[arguments.solver],
         grid=GRIDS.get(arguments.grid),
         guidance=_guidance(arguments, model.network.num_classes),
-        caching=_cache(arguments),
+        cache=_cache(arguments),
         seed=arguments.seed,
         batch_size=arguments.batch_size,
         callback=trajectory,

@@ -11,6 +11,7 @@ from keras_dit.serialization import Configurable
 class Codec(Configurable):
     """Pictures <-> samples of about unit size. Subclasses are frozen dataclasses."""
 
+    example = "codecs.Pixels()"
     low, high = -math.inf, math.inf  # the range in which pictures are expected
 
     def encode(self, images):

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from keras_dit.networks import DiTModel
-from keras_dit.serialization import Configurable, register
+from keras_dit.serialization import Configurable, number, register
 
 __all__ = ["Cache", "CachedNetwork", "FirstBlockCache", "Memory", "PeriodicCache", "Reuse"]
 
@@ -42,7 +42,6 @@ class Memory(NamedTuple):
     """What an evaluation leaves to the next, tensors.
 
     Attributes:
-        number: of the cache, so that another one does not compile another step.
         reused, skipped: how many evaluations so far, as in `Reuse`, float32.
         age: how many evaluations the next two have seen, int32.
         first: what the first block added to the tokens when the others were last run, (B, T, D);
@@ -50,12 +49,17 @@ class Memory(NamedTuple):
         others: d′ of (1), (B, T, D), or None.
     """
 
-    number: Any
     reused: Any
     skipped: Any
     age: Any
     first: Any = None
     others: Any = None
+
+    @classmethod
+    def empty(cls) -> "Memory":
+        """That before a run."""
+        zero = ops.zeros((), "float32")
+        return cls(zero, zero, ops.zeros((), "int32"))
 
 
 @dataclass(frozen=True)
@@ -68,12 +72,9 @@ class Cache(Configurable):
 
     report: Callable | None = field(default=None, kw_only=True)
 
-    def start(self):
-        """The `Memory` before a run."""
-        raise NotImplementedError
+    example = "caching.PeriodicCache(2)"
 
-    @staticmethod
-    def keeps(memory, first):
+    def keeps(self, memory: Memory, first: Any) -> Any:
         """Which samples do without their blocks.
 
         Args:
@@ -85,7 +86,7 @@ class Cache(Configurable):
         """
         raise NotImplementedError
 
-    def finish(self, memory, evaluations):
+    def finish(self, memory: Memory, evaluations: int) -> Reuse:
         """The `Reuse` of a batch that has ended with this memory, which is reported too."""
         counts = memory.reused, memory.skipped
         reuse = Reuse(*(float(ops.convert_to_numpy(n)) / evaluations for n in counts))
@@ -115,7 +116,7 @@ class FirstBlockCache(Cache):
         which compares what the first block is given.
     """
 
-    threshold: float = 0.1
+    threshold: float = number(0.1)
 
     def __post_init__(self):
         number = isinstance(self.threshold, (int, float))
@@ -125,14 +126,10 @@ class FirstBlockCache(Cache):
                 f"Received: threshold={self.threshold!r}"
             )
 
-    def start(self):
-        return _empty(ops.convert_to_tensor(self.threshold, "float32"))
-
-    @staticmethod
-    def keeps(memory, first):
+    def keeps(self, memory, first):
         now, then = ops.cast(first, "float32"), ops.cast(memory.first, "float32")
         change = ops.mean(ops.abs(now - then), axis=(1, 2), keepdims=True)
-        return change < memory.number * ops.mean(ops.abs(then), axis=(1, 2), keepdims=True)  # (2)
+        return change < self.threshold * ops.mean(ops.abs(then), axis=(1, 2), keepdims=True)  # (2)
 
 
 @register
@@ -151,7 +148,7 @@ class PeriodicCache(Cache):
         which reuses what each attention and each MLP adds.
     """
 
-    every: int = 2
+    every: int = number(2)
 
     def __post_init__(self):
         if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
@@ -159,12 +156,8 @@ class PeriodicCache(Cache):
                 f"every must be an integer of 1 or more. Received: every={self.every!r}"
             )
 
-    def start(self):
-        return _empty(ops.convert_to_tensor(self.every, "int32"))
-
-    @staticmethod
-    def keeps(memory, first):
-        between = ops.mod(memory.age, memory.number) != 0
+    def keeps(self, memory, first):
+        between = ops.mod(memory.age, self.every) != 0
         return ops.broadcast_to(between, (first.shape[0], 1, 1))
 
 
@@ -175,7 +168,7 @@ class CachedNetwork:
 
     Args:
         network: a `DiTModel` of 2 blocks or more.
-        cache: a class of `Cache`.
+        cache: a `Cache`.
         memory: a `Memory`; after a call the attribute holds the next one.
     """
 
@@ -214,19 +207,14 @@ class CachedNetwork:
         return network.picture(tail, conditioning)
 
 
-def check_network(network):
+def check_network(network: Any) -> None:
     """Raise ValueError unless it is one that a cache can be used with."""
     if not isinstance(network, DiTModel):
         raise ValueError(
-            f"caching needs a DiTModel as the network. Received: a {type(network).__name__}"
+            f"cache needs a DiTModel as the network. Received: a {type(network).__name__}"
         )
     if len(network.blocks) < 2:
-        raise ValueError("caching needs a network of 2 blocks or more. Received: depth=1")
-
-
-def _empty(number):
-    zero = ops.zeros((), "float32")
-    return Memory(number, zero, zero, ops.zeros((), "int32"))
+        raise ValueError("cache needs a network of 2 blocks or more. Received: depth=1")
 
 
 def _fitting(memory, first):

@@ -3,127 +3,147 @@
 import dataclasses
 import itertools
 import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from keras import ops, tree
 from tqdm.auto import tqdm
 
 from keras_dit import backend
+from keras_dit.guidance import Guidance
 from keras_dit.sampling import loop
 from keras_dit.sampling import noise as noises
-from keras_dit.sampling.caching import CachedNetwork
+from keras_dit.sampling.caching import Cache, CachedNetwork, Memory
+from keras_dit.sampling.denoiser import Denoiser
+from keras_dit.solvers import Solver
 
 
-class Generation:
-    """Runs the sampling loop for batches, its steps compiled.
+@dataclass(frozen=True)
+class Run:
+    """What all batches of a run have in common.
 
     Args:
         denoiser: a `Denoiser`.
+        times: falling to 0.
+        count: how many samples the run has.
+        solver, guidance, cache, seed, callback: as for `Diffusion.generate`.
     """
 
-    def __init__(self, denoiser):
-        self.denoiser = denoiser
-        self._compiled = {}  # by solver, form of guidance, class of cache and jit_compile
+    denoiser: Denoiser
+    times: np.ndarray
+    count: int
+    solver: Solver
+    guidance: Guidance
+    cache: Cache | None
+    seed: int | Sequence
+    callback: Callable | None
+
+    @property
+    def evaluations(self) -> int:
+        """How often a batch calls the denoiser."""
+        return loop.evaluations(self.solver, len(self.times) - 1)
+
+
+class Generation:
+    """Makes the samples of runs batch by batch, and keeps its compiled steps for the next run."""
+
+    def __init__(self):
+        self._steps = {}  # by jit_compile
 
     def __call__(
         self,
-        condition,
-        chunks,
-        times,
-        solver,
-        guidance,
-        caching=None,
-        seed=0,
-        callback=None,
-        verbose=False,
-        jit_compile="auto",
-    ):
-        """Samples of the network.
+        run: Run,
+        chunks: Sequence,
+        condition: Any,
+        decode: Callable,
+        verbose: bool = False,
+        jit_compile: bool | str = "auto",
+    ) -> Iterator[np.ndarray]:
+        """Yields the samples of each batch, decoded.
+
+        After an interruption (Ctrl-C) the last ones are the latest estimates of the batch under
+        way, with a warning.
 
         Args:
-            condition: a nest of numpy arrays (N, ...), or None.
+            run: a `Run`.
             chunks: the numbers of each batch's samples, a list of int arrays.
-            times: of the run, falling to 0.
-            solver, guidance, caching, seed, callback, verbose, jit_compile: as for
-                `Diffusion.generate`.
-
-        Returns:
-            numpy (N, ...). After an interruption (Ctrl-C), with a warning, what there is: the
-            finished batches, and of the batch under way its last estimates.
+            condition: of all samples, a nest of numpy arrays (N, ...), or None.
+            decode: numpy samples -> images.
+            verbose, jit_compile: as for `Diffusion.generate`.
         """
-        rates = loop.run_rates(self.denoiser.schedule, times)
-        evaluations = loop.evaluations(solver, len(rates))  # of a batch
-        count = sum(map(len, chunks))
-        values = self.denoiser.values()
-        done, estimate = [], None
+        if jit_compile not in self._steps:
+            self._steps[jit_compile] = backend.compile_inference(take_step, jit_compile)
+        step = self._steps[jit_compile]
+        run = dataclasses.replace(run, denoiser=run.denoiser.settled())
+        rates = loop.run_rates(run.denoiser.schedule, run.times)
+        total, done = run.evaluations * len(chunks), 0
         look = {"desc": "sampling", "unit": "evaluation", "dynamic_ncols": True}
-        with tqdm(total=evaluations * len(chunks), disable=not verbose, **look) as bar:
-            for chunk in chunks:
-                told = condition
-                if told is not None:
-                    told = tree.map_structure(lambda v, c=chunk: ops.convert_to_tensor(v[c]), told)
-                step = itertools.count()
-                memory = None if caching is None else caching.start()
-
-                def advance(x, here, there, state, noise, chunk=chunk, step=step, y=told):
-                    nonlocal estimate, memory
-                    i = next(step)
-                    looks = 1 if there is None else solver.evaluations
-                    form, numbers = guidance.split(chunk, count, times[i : i + looks])
-                    compiled = self._step(solver, form, type(caching), jit_compile)
-                    *result, memory = compiled(
-                        values, numbers, memory, y, x, here, there, state, noise
-                    )
-                    estimate = result[2]
-                    bar.update(looks)
-                    return result
-
+        with tqdm(total=total, disable=not verbose, **look) as bar:
+            for samples in chunks:
+                batch = _Batch(run, step, samples, condition, bar)
                 try:
-                    done.append(self._batch(advance, chunk, rates, solver, seed, callback))
+                    images = decode(batch.make(rates))
                 except KeyboardInterrupt:
-                    if not done and estimate is None:
+                    if batch.estimate is None and not done:
                         raise
-                    return self._interrupted(done, estimate, count)
-                estimate = None
-                if caching is not None:
-                    bar.set_postfix_str(caching.finish(memory, evaluations))
-        return np.concatenate(done)
+                    _warn_of_interruption(done, batch, run.count)
+                    if batch.estimate is not None:
+                        yield decode(ops.convert_to_numpy(batch.estimate))
+                    return
+                done += len(samples)
+                yield images
 
-    def _batch(self, advance, chunk, rates, solver, seed, callback):
-        noise = noises.initial_noise(seed, chunk, self.denoiser.network.image_shape)
-        step_noise = noises.HostNoise(seed, chunk, noise.shape[1:], stream=1)
-        x0 = loop.run(advance, noise, rates, solver, step_noise, callback)
+
+class _Batch:
+    """A batch on its way: its samples' latest estimate and what the cache remembers."""
+
+    def __init__(self, run, step, samples, condition, bar):
+        self.run, self.step, self.samples, self.bar = run, step, samples, bar
+        self.condition = condition
+        if condition is not None:
+            self.condition = tree.map_structure(
+                lambda values: ops.convert_to_tensor(values[samples]), condition
+            )
+        self.estimate = self.memory = self.cache = None
+        if run.cache is not None:
+            self.memory = Memory.empty()
+            self.cache = dataclasses.replace(run.cache, report=None)  # no part of a step
+        self.place = itertools.count()
+
+    def make(self, rates):
+        """The samples, numpy (B, ...)."""
+        run = self.run
+        noise = noises.initial_noise(run.seed, self.samples, run.denoiser.network.image_shape)
+        step_noise = noises.HostNoise(run.seed, self.samples, noise.shape[1:], stream=1)
+        x0 = loop.run(self.advance, noise, rates, run.solver, step_noise, run.callback)
+        if run.cache is not None:
+            self.bar.set_postfix_str(run.cache.finish(self.memory, run.evaluations))
         return ops.convert_to_numpy(x0)
 
-    def _interrupted(self, done, estimate, count):
-        finished = sum(map(len, done))
-        if estimate is not None:
-            done = [*done, ops.convert_to_numpy(estimate)]
-        there = sum(map(len, done))
-        warnings.warn(
-            f"interrupted: {finished} of {count} pictures are finished"
-            + (f", {there - finished} are estimates" if there > finished else ""),
-            stacklevel=4,
-        )
-        return np.concatenate(done)
+    def advance(self, x, here, there, state, noise):
+        """A step of the loop."""
+        run, place = self.run, next(self.place)
+        looks = 1 if there is None else run.solver.evaluations
+        times = run.times[place : place + looks]
+        guidance = run.guidance.simplified(times, self.samples, run.count)
+        setting = run.denoiser, guidance, run.solver, self.cache, self.memory, self.condition
+        *result, self.memory = self.step(*setting, x, here, there, state, noise)
+        self.estimate = result[2]
+        self.bar.update(looks)
+        return result
 
-    def _step(self, solver, form, cache, jit_compile):
-        """`loop.take_step`, compiled once for each combination of the arguments.
 
-        It takes the cache's memory before the condition and returns the new one last.
-        """
-        key = solver, form, cache, jit_compile
-        if key not in self._compiled:
+def take_step(denoiser, guidance, solver, cache, memory, condition, *step):
+    """`loop.take_step` of a guided denoiser, and after its results the cache's next memory."""
+    if cache is not None:
+        network = CachedNetwork(denoiser.network, cache, memory)
+        denoiser = dataclasses.replace(denoiser, network=network)
+    result = loop.take_step(guidance(denoiser, condition), solver, *step)
+    return *result, None if cache is None else network.memory
 
-            def advance(values, numbers, memory, condition, x, here, there, state, noise):
-                denoiser = self.denoiser.bind(values)
-                network = denoiser.network
-                if memory is not None:
-                    network = CachedNetwork(network, cache, memory)
-                    denoiser = dataclasses.replace(denoiser, network=network)
-                denoise = form.bind(numbers)(denoiser, condition)
-                result = loop.take_step(denoise, solver, x, here, there, state, noise)
-                return *result, None if memory is None else network.memory
 
-            self._compiled[key] = backend.compile_inference(advance, jit_compile)
-        return self._compiled[key]
+def _warn_of_interruption(done, batch, count):
+    estimates = "" if batch.estimate is None else f", {len(batch.samples)} are estimates"
+    warnings.warn(f"interrupted: {done} of {count} images are finished{estimates}", stacklevel=4)

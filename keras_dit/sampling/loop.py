@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_dit.sampling.noise import HostNoise
 from keras_dit.schedules import Rates, TimeGrid, UniformGrid
-from keras_dit.solvers import DDIM
+from keras_dit.solvers import DDIM, Solver
 
 STEPS = 50  # of a run that names no number, on a grid that has none
 
@@ -48,7 +48,7 @@ def sample(
     Raises:
         ValueError: if steps is below 1 or above the schedule's, or not the grid's.
     """
-    solver = solver or DDIM()
+    solver = Solver.checked("solver", DDIM() if solver is None else solver)
 
     def advance(x, here, there, state, step_noise):
         return take_step(denoise, solver, x, here, there, state, step_noise)
@@ -76,7 +76,7 @@ def invert(denoise, x0, schedule, steps=None, solver=None, grid=None):
     Reference:
         Song et al., Denoising Diffusion Implicit Models (2021), section 4.3.
     """
-    solver = solver or DDIM()
+    solver = Solver.checked("solver", DDIM() if solver is None else solver)
     message = f"no run backwards with this solver: use DDIM, Euler or Heun. Received: {solver}"
     if solver.stochastic:
         raise ValueError(message)
@@ -137,8 +137,7 @@ def run_times(schedule, steps=None, grid=None):
         ValueError: if the schedule and the grid have no such run.
     """
     grid = schedule.grid or UniformGrid() if grid is None else grid
-    if not isinstance(grid, TimeGrid):
-        raise ValueError(f"grid must be a TimeGrid, such as ArrayGrid(times). Received: {grid!r}")
+    TimeGrid.checked("grid", grid)
     steps = steps if steps is not None else grid.steps or min(STEPS, schedule.steps or STEPS)
     if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
         raise ValueError(f"steps must be an integer of 1 or more. Received: steps={steps!r}")

@@ -43,6 +43,7 @@ class NoiseSchedule(Configurable):
         grid: the `TimeGrid` of a run that names none.
     """
 
+    example = "schedules.LinearBeta()"
     steps = None
     least_time = 1e-3
     grid = None
@@ -74,6 +75,7 @@ class TimeGrid(Configurable):
         steps: the number of steps of a grid that has one; None: any number.
     """
 
+    example = "schedules.KarrasGrid()"
     steps = None
 
     def __call__(self, schedule, steps):

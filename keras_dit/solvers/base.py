@@ -23,6 +23,7 @@ class Solver(Configurable):
         evaluations: how often a step calls the denoiser.
     """
 
+    example = "solvers.DDIM()"
     order = 1
     evaluations = 1
 

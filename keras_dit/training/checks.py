@@ -6,25 +6,10 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_dit.sampling.caching import Cache, check_network
-
 
 def instance(name, value, default, kind):
     """The value, or the default for None; ValueError for anything that is not of that kind."""
-    value = default() if value is None else value
-    if not isinstance(value, kind):
-        raise ValueError(
-            f"{name} must be an object of a class of keras_dit's {kind.__name__}s. "
-            f"Received: {name}={value!r}"
-        )
-    return value
-
-
-def cache(value, network):
-    """Raise ValueError unless it is None, or a cache that the network can be used with."""
-    if value is not None:
-        instance("caching", value, None, Cache)
-        check_network(network)
+    return kind.checked(name, default() if value is None else value)
 
 
 def jit_compile(value):
