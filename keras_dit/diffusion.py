@@ -431,8 +431,7 @@ class Diffusion(keras.Model):
 
 
 def _default_prediction(network):
-    learned = network.output_channels == 2 * network.image_shape[-1]
-    return LearnedVariance(Noise()) if learned else Noise()
+    return LearnedVariance(Noise()) if network.learned_variance else Noise()
 
 
 def _default_objective(schedule, prediction):

@@ -390,3 +390,27 @@ def test_a_network_is_a_layer_of_an_ordinary_model(tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(numpy(loaded([x, t, y])), numpy(model([x, t, y])))
+
+
+def test_output_channels_mean_what_the_prediction_says():
+    """A network of more channels has no learned variance unless it says so."""
+    size = {"patch_size": 2, "hidden_size": 8, "depth": 1, "num_heads": 2}
+    for channels in (3, 6, 5):
+        network = keras_dit.DiTModel((4, 4, 3), **size, output_channels=channels)
+        x, t = np.zeros((2, 4, 4, 3), "float32"), np.zeros(2, "float32")
+        assert tuple(network(x, t).shape) == (2, 4, 4, channels)
+        assert network.count_params() == count_parameters(network.config)
+        again = keras_dit.DiTModel.from_config(network.get_config())
+        assert again.output_channels == channels
+    half = keras_dit.predictions.HalfUnused(keras_dit.predictions.FlowVelocity())
+    network = keras_dit.DiTModel((4, 4, 3), **size, output_channels=6)
+    assert keras_dit.Diffusion(network, prediction=half).prediction == half
+    with pytest.raises(ValueError, match="needs a network with 3 output channels"):
+        keras_dit.Diffusion(network)  # it is not taken for a learned variance
+    learned = keras_dit.DiTModel((4, 4, 3), **size, output_channels=6, learned_variance=True)
+    assert learned.output_channels == 6
+    for wrong in ({"output_channels": 0}, {"output_channels": 2.0}):
+        with pytest.raises(ValueError, match="output_channels must be None or an integer, >= 1"):
+            keras_dit.DiTModel((4, 4, 3), **size, **wrong)
+    with pytest.raises(ValueError, match=r"6 with a learned variance. Received: .*=4"):
+        keras_dit.DiTModel((4, 4, 3), **size, output_channels=4, learned_variance=True)

@@ -324,6 +324,9 @@ def test_a_sit_comes_with_its_reversed_time(tmp_path):
     expected = x + t[:, None, None, None] * velocity  # x_t = (1 - t) x0 + t noise
     np.testing.assert_allclose(x0, expected, rtol=0, atol=1e-5)
     assert diffusion.codec == codecs.Latents(0.18215)
+    # The other half of its channels means nothing.
+    assert diffusion.network.config["output_channels"] == 8
+    assert not diffusion.network.learned_variance
 
 
 def test_train_py_says_whether_it_was_dit_s_or_sit_s(tmp_path):

@@ -205,6 +205,23 @@ def test_damage_anywhere_is_a_value_error_or_harmless(content, tmp_path):
     flip()
 
 
+def test_damage_to_the_zip_s_list_of_entries_is_a_value_error_or_harmless(tmp_path):
+    """Such as a bit that says that an entry is encrypted, or compressed as nobody can."""
+    good = zip_content()
+    expected = read_everything(good, tmp_path / "good.pt")
+    start = zipfile.ZipFile(io.BytesIO(good)).start_dir
+    for place in range(start, start + 46):  # the first entry's, and of each byte one bit
+        for bit in (0, 3, 5, 6):
+            data = bytearray(good)
+            data[place] ^= 1 << bit
+            try:
+                found = read_everything(bytes(data), tmp_path / "bad.pt")
+            except ValueError:
+                continue
+            for name, array in found.items():
+                np.testing.assert_array_equal(array, expected[name])
+
+
 @settings(max_examples=300, deadline=None, database=None)
 @given(st.binary(max_size=60) | st.lists(st.sampled_from(
     [b"\x80\x02", b"(", b")", b"]", b"}", b".", b"t", b"R", b"b", b"s", b"u", b"a", b"e", b"Q",

@@ -99,6 +99,17 @@ def test_the_names_of_a_run_travel_through_every_file(tmp_path):
         assert weights.open_source(tmp_path / file).class_names == ("cat", "dog", "cow")
 
 
+@pytest.mark.filterwarnings("ignore:diffusers computes", "ignore:DiTPipeline")
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("learned", [True, False])
+def test_what_the_other_channels_mean_comes_back(target, learned, tmp_path):
+    channels = {"learned_variance": learned, "output_channels": None if learned else 2}
+    network = DiTModel((4, 4, 1), **SMALL, **channels)
+    format = weights.format_of_target(tmp_path / target)
+    weights.export(network, tmp_path / target, format)
+    assert weights.load(tmp_path / target).config == network.config
+
+
 def test_what_a_user_gives_wins_over_what_a_file_says(tmp_path):
     weights.export(trained().network, tmp_path / "x.pt", **FLOW)
     given = {"schedule": schedules.LinearBeta(), "prediction": predictions.Noise()}

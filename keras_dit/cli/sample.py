@@ -247,7 +247,8 @@ def _process(method, network):
         return {}
     schedule, prediction, objective = train.METHODS[method]
     if network.output_channels == 2 * network.image_shape[-1]:
-        kind = predictions.LearnedVariance if method == "ddpm" else predictions.HalfUnused
+        learned = network.learned_variance and prediction.needs_signal
+        kind = predictions.LearnedVariance if learned else predictions.HalfUnused
         prediction = kind(prediction)
     return {"schedule": schedule, "prediction": prediction, "objective": objective}
 

@@ -10,11 +10,13 @@ class Network(keras.Model):
     Attributes:
         image_shape: (H, W, C) of x.
         output_channels: of the output, (B, H, W, output_channels).
+        learned_variance: whether the second half of them says where the variance lies.
         conditions: dict of `conditions.Condition` by name; without any, y is None.
     """
 
     image_shape = None
     output_channels = None
+    learned_variance = False
     conditions = {}  # noqa: RUF012
 
     @property

@@ -1,5 +1,7 @@
 """What a network costs: parameters and multiply-adds."""
 
+from keras_dit.networks.dit import output_channels_of
+
 
 def count_parameters(config):
     """Parameters of a network, fixed positions included, without building it.
@@ -50,7 +52,7 @@ class _Extent:
         self.tokens = height * columns // self.patch_numbers
         self.width, self.depth = config["hidden_size"], config["depth"]
         self.mlp = int(self.width * config.get("mlp_ratio", 4.0))
-        self.output_channels = self.channels * (2 if config.get("learned_variance") else 1)
+        self.output_channels = output_channels_of(config)
 
 
 def _dense(inputs, outputs):

@@ -40,8 +40,10 @@ class DiTModel(Network):
         conditions: what the network is told beside the image, a dict of `conditions.Condition` by
             name. They are copied, with the width of this network.
         mlp_ratio: width of each block's MLP over hidden_size.
-        learned_variance: whether the output has 2 C channels, the second half of which says
-            where the variance lies (`predictions.LearnedVariance`).
+        learned_variance: whether the output has C more channels, which say where the variance
+            lies (`predictions.LearnedVariance`).
+        output_channels: of the output; None: C, or 2 C with a learned variance. What the channels
+            mean is up to the prediction, such as `predictions.HalfUnused`.
         condition_dropout: probability that all conditions of a sample are dropped in training,
             for guidance; those with a dropout of their own are dropped by themselves.
         remat: whether training keeps each block's input only and computes the rest again in
@@ -52,7 +54,7 @@ class DiTModel(Network):
             float32 under any policy.
 
     Call:
-        x (B, H, W, C), t (B,), y -> float32 (B, H, W, C), or 2 C channels.
+        x (B, H, W, C), t (B,), y -> float32 (B, H, W, output_channels).
         t is on the DDPM scale 0 … 999 and may be fractional. y is the value of the network's
         condition, for classes integers (B,); of several conditions a dict of their values by name.
         What is None or missing is not said.
@@ -75,6 +77,7 @@ class DiTModel(Network):
         *,
         mlp_ratio=4.0,
         learned_variance=False,
+        output_channels=None,
         conditions=None,
         condition_dropout=0.1,
         remat=False,
@@ -93,6 +96,7 @@ class DiTModel(Network):
             "num_classes": num_classes,
             "mlp_ratio": mlp_ratio,
             "learned_variance": learned_variance,
+            "output_channels": output_channels,
             "conditions": dict(conditions or {}),
             "condition_dropout": condition_dropout if label_dropout is None else label_dropout,
             "remat": remat,
@@ -104,7 +108,8 @@ class DiTModel(Network):
         _check(self.config)
         self.remat = remat
         self.image_shape = self.config["input_shape"]
-        self.output_channels = self.image_shape[-1] * (2 if learned_variance else 1)
+        self.learned_variance = self.config["learned_variance"]
+        self.output_channels = output_channels_of(self.config)
         self._create_layers()
         self.build()
 
@@ -247,6 +252,12 @@ class DiTModel(Network):
         return cls(**{**config, "conditions": conditions})
 
 
+def output_channels_of(config: dict) -> int:
+    """The channels of the output of a network with these arguments."""
+    channels = config["input_shape"][-1] * (2 if config.get("learned_variance") else 1)
+    return config.get("output_channels") or channels
+
+
 def _rematerialised(block):
     # backend.remat wraps a function of positional tensors on every backend, a layer on none.
     def run(tokens, context):
@@ -290,6 +301,18 @@ def _check(config):
     if classes is not None and (not isinstance(classes, int) or classes < 1):
         raise ValueError(
             f"num_classes must be None or at least 1. Received: num_classes={classes!r}"
+        )
+    channels = config["output_channels"]
+    expected = output_channels_of({**config, "output_channels": None})
+    if channels is not None and (
+        not isinstance(channels, int)
+        or channels < 1
+        or (config["learned_variance"] and channels != expected)
+    ):
+        allowed = f"{expected} with a learned variance" if config["learned_variance"] else ">= 1"
+        raise ValueError(
+            f"output_channels must be None or an integer, {allowed}. "
+            f"Received: output_channels={channels!r}"
         )
     for name in ("condition_dropout", "mlp_ratio"):
         if not isinstance(config[name], (int, float)):

@@ -75,7 +75,7 @@ class Diffusers(Format):
         process, notes = _process_of(path, facts)
         return sources.Source(
             str(path),
-            {**_network_config(config), **facts["network"]},
+            {**_network_config(config, _scheduler(path)), **facts["network"]},
             tensors,
             process,
             _class_names(path, facts),
@@ -125,7 +125,7 @@ def _check(config, folder):
             raise ValueError(f"{folder}/config.json: {key}={config[key]!r} makes no DiT: {value!r}")
 
 
-def _network_config(config):
+def _network_config(config, scheduler):
     channels, side = config["in_channels"], config["sample_size"]
     output_channels = config.get("out_channels") or channels
     if output_channels not in (channels, 2 * channels):
@@ -137,7 +137,7 @@ def _network_config(config):
         "depth": config["num_layers"],
         "num_heads": config["num_attention_heads"],
         "num_classes": config["num_embeds_ada_norm"],
-        "learned_variance": output_channels == 2 * channels,
+        **sources.channels(output_channels, channels, not _flows(scheduler)),
         "frequency_shift": 1,
         "mlp_epsilon": config.get("norm_eps", 1e-5),
     }
@@ -247,17 +247,22 @@ def _process_of(root, facts):
     """(network -> arguments of `Diffusion`, notes): by the facts, the scheduler, or as DiT's."""
     if facts.get("process"):
         return lambda network: travelling.process(facts, root), ()
-    file = root / "scheduler" / "scheduler_config.json"
-    notes = () if file.is_file() else (
+    notes = () if _scheduler(root) else (
         "no scheduler in it says how it was trained: taken for DiT's DDPM",)  # fmt: skip
     return functools.partial(_process, root), notes
+
+
+def _scheduler(root):
+    """The configuration of the pipeline's scheduler; empty, if there is none."""
+    file = root / "scheduler" / "scheduler_config.json"
+    return _json(file) if file.is_file() else {}
 
 
 def _process(root, network):
     """What the pipeline's scheduler and autoencoder say, or as DiT was trained."""
     parts = sources.ddpm(network)
-    if (root / "scheduler" / "scheduler_config.json").is_file():
-        config = _json(root / "scheduler" / "scheduler_config.json")
+    config = _scheduler(root)
+    if config:
         parts["schedule"] = _schedule(config)
         parts["prediction"] = _prediction(config, network, root)
     if (root / "vae" / "config.json").is_file():

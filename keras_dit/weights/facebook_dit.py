@@ -13,6 +13,7 @@ from keras_dit.weights import files, layout
 from keras_dit.weights.files import Stored, some
 from keras_dit.weights.format import Format
 from keras_dit.weights.source import Source, ddpm, flow
+from keras_dit.weights.source import channels as output_channels
 
 _PREFIX = re.compile(r"(module\.|_orig_mod\.)+")  # of DistributedDataParallel, torch.compile
 _LIGHTNING = re.compile(r"q_norm|k_norm|mlp\.w12|mlp\.w3|norm1\.weight")
@@ -40,7 +41,7 @@ class FacebookDiT(Format):
         names = facts.get("class_names")
         return Source(
             str(path),
-            {**_config(tensors, path), **facts["network"]},
+            {**_config(tensors, path, process is not ddpm), **facts["network"]},
             tensors,
             process,
             None if names is None else tuple(names),
@@ -83,10 +84,10 @@ def _hint(names):
     return ""
 
 
-def _config(tensors, path):
+def _config(tensors, path, sit):
     """The arguments of `DiTModel` that follow from the tensors' shapes."""
     try:
-        return _inferred({name: tensor.shape for name, tensor in tensors.items()})
+        return _inferred({name: tensor.shape for name, tensor in tensors.items()}, sit)
     except KeyError as error:
         raise ValueError(
             f"{path} does not hold the tensors of a DiT: missing: {error.args[0]}"
@@ -95,7 +96,7 @@ def _config(tensors, path):
         raise ValueError(f"{path} does not hold the tensors of a DiT: wrong shapes") from None
 
 
-def _inferred(shapes):
+def _inferred(shapes, sit):
     width, channels, patch, _ = shapes["x_embedder.proj.weight"]
     blocks = {name.split(".")[1] for name in shapes if name.startswith("blocks.")}
     side = math.isqrt(shapes["pos_embed"][1]) * patch
@@ -106,7 +107,7 @@ def _inferred(shapes):
         "depth": len(blocks),
         "num_classes": shapes["y_embedder.embedding_table.weight"][0] - 1,
         "mlp_ratio": shapes["blocks.0.mlp.fc1.weight"][0] / width,
-        "learned_variance": shapes["final_layer.linear.weight"][0] == 2 * channels * patch**2,
+        **output_channels(shapes["final_layer.linear.weight"][0] // patch**2, channels, not sit),
     }
     for size, depth, heads in SIZES.values():
         if (size, depth) == (width, len(blocks)):

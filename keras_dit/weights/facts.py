@@ -20,7 +20,7 @@ from keras_dit.serialization import Configurable
 NAME = "keras_dit"  # under which files keep them
 PARTS = ("process", "schedule", "prediction", "objective", "codec")
 _NETWORK = ("input_shape", "num_heads", "condition_dropout")
-_NETWORK += ("frequency_shift", "mlp_epsilon")
+_NETWORK += ("frequency_shift", "mlp_epsilon", "learned_variance", "output_channels")
 
 
 def of(network, process: Mapping[str, Any], class_names: Sequence[str] | None) -> dict:

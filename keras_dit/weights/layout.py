@@ -13,6 +13,7 @@ from keras import ops
 
 from keras_dit.layers import sincos_positions
 from keras_dit.networks import DiTModel
+from keras_dit.networks.dit import output_channels_of
 from keras_dit.notices import warn
 from keras_dit.weights.files import Stored, some
 
@@ -26,7 +27,6 @@ def shapes(config):
     height, columns, channels = config["input_shape"]
     width, patch = config["hidden_size"], config["patch_size"]
     mlp = int(width * config.get("mlp_ratio", 4.0))
-    output_channels = channels * (2 if config.get("learned_variance") else 1)
     result = {
         "pos_embed": (1, height * columns // patch**2, width),
         "x_embedder.proj.weight": (width, channels, patch, patch),
@@ -43,7 +43,7 @@ def shapes(config):
             **_linear(f"blocks.{i}.mlp.fc2", mlp, width),
             **_linear(f"blocks.{i}.adaLN_modulation.1", width, 6 * width),
         }
-    result |= _linear("final_layer.linear", width, patch**2 * output_channels)
+    result |= _linear("final_layer.linear", width, patch**2 * output_channels_of(config))
     return result | _linear("final_layer.adaLN_modulation.1", width, 2 * width)
 
 

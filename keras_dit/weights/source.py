@@ -45,9 +45,24 @@ def flow(network: DiTModel) -> dict[str, Any]:
     }
 
 
+def channels(count: int, image_channels: int, meant: bool) -> dict[str, Any]:
+    """The arguments of `DiTModel` for so many output channels.
+
+    Args:
+        count: of the output.
+        image_channels: of the images.
+        meant: whether as many again as those of the images say where the variance lies.
+    """
+    doubled = count == 2 * image_channels
+    return {
+        "learned_variance": doubled and meant,
+        "output_channels": count if doubled and not meant else None,
+    }
+
+
 def with_variance(mean: predictions.Prediction, network: DiTModel) -> predictions.Prediction:
     """The prediction, with a learned variance where the network has the channels for it."""
-    return predictions.LearnedVariance(mean) if network.config["learned_variance"] else mean
+    return predictions.LearnedVariance(mean) if network.learned_variance else mean
 
 
 def codec(network: DiTModel) -> codecs.Codec:
@@ -81,8 +96,8 @@ class Source(NamedTuple):
             ValueError: for arguments that contradict the file, or if it needs some that it does
                 not say, or does not hold a DiT.
         """
-        config, tensors = {**self.config, **overrides}, self.tensors
         self._check(overrides)
+        config, tensors = {**self.config, **overrides}, self.tensors
         if config["num_classes"] == tensors[_LABELS].shape[0]:  # no row for "no class"
             if config.get("label_dropout") is None:
                 config.setdefault("condition_dropout", 0.0)

@@ -12,6 +12,7 @@ import io
 import math
 import os
 import zipfile
+import zlib
 from typing import NamedTuple
 
 import ml_dtypes  # noqa: F401  (numpy knows bfloat16 by it; Keras depends on it)
@@ -22,6 +23,9 @@ from keras_dit.weights.files import pickles
 from keras_dit.weights.files.stored import Stored
 
 MAGIC = 0x1950A86A20F9469CFC6C
+# What zipfile raises for an entry that is not as it was written; a flipped bit of a header can
+# say that it is encrypted or compressed (RuntimeError).
+_DAMAGE = (KeyError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, zlib.error)
 
 
 class _Storage(NamedTuple):
@@ -37,7 +41,7 @@ class _Archive:
         self.path = path
         try:
             self._zip = zipfile.ZipFile(path)
-        except zipfile.BadZipFile as error:
+        except (zipfile.BadZipFile, RuntimeError) as error:
             raise ValueError(f"{path} is truncated or corrupt ({error})") from None
         names = self._zip.namelist()
         roots = [name[: -len("data.pkl")] for name in names if name.endswith("/data.pkl")]
@@ -54,7 +58,7 @@ class _Archive:
         """The bytes of an entry, checked by its checksum."""
         try:
             return self._zip.read(self._root + name)
-        except (KeyError, zipfile.BadZipFile, EOFError, OSError) as error:
+        except _DAMAGE as error:
             raise ValueError(f"{self.path} is corrupt: {self._root + name}: {error}") from error
 
 
