@@ -360,6 +360,21 @@ def test_a_network_of_other_parts_is_refused_by_name(tmp_path):
         load(write(arrays, tmp_path / "dit.pt"))
 
 
+@pytest.mark.parametrize(
+    ("name", "whose"),
+    [
+        ("projectors.0.0.weight", "REPA's projectors"),
+        ("omega_embedder.mlp.0.weight", "an embedder of the guidance's scale"),
+        ("t_embedder.cond_proj.weight", "an embedder of the guidance's scale"),
+        ("base_model.model.blocks.0.attn.qkv.lora_A.default.weight", "PEFT, .* merged"),
+    ],
+)
+def test_what_other_programs_add_is_refused_by_name(name, whose, tmp_path):
+    arrays = state() | {name: np.ones((4, 4), "float32")}
+    with pytest.raises(ValueError, match=f"{whose}.*not supported: {name}"):
+        load(write(arrays, tmp_path / "dit.pt"))
+
+
 def test_what_is_no_state_dict_is_refused(tmp_path):
     path = zipped(pickle.dumps({"epoch": 3, "loss": 0.1}, 2), tmp_path / "dit.pt")
     with pytest.raises(ValueError, match=r"holds no state dict, but epoch, loss"):

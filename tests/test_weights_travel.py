@@ -40,7 +40,7 @@ TARGETS = ["x.pt", "x.safetensors", "x"]
 
 def trained(**process):
     """A network whose output is not zero, with its process."""
-    model = Diffusion(DiTModel((4, 4, 1), **SMALL), **{**FLOW, **process}, ema=None)
+    model = Diffusion(DiTModel((4, 4, 1), **SMALL), **{**FLOW, "ema": None, **process})
     generator = np.random.default_rng(0)
     for weight in model.network.trainable_weights:
         weight.assign(0.2 * generator.standard_normal(weight.shape))
@@ -278,9 +278,9 @@ def test_the_names_of_a_pipeline_are_read(tmp_path):
 
 def test_what_was_taken_from_a_checkpoint_is_said(capsys):
     source = weights.open_source(FILES / "train.pt")
-    assert "of this checkpoint the average of the weights are taken ('ema')" in source.notes
+    assert "of this checkpoint the average of the weights is taken ('ema')" in source.notes
     raw = weights.open_source(FILES / "train_without_ema.pt")
-    assert "of this checkpoint the raw weights are taken ('model')" in raw.notes
+    assert any("the raw weights are taken ('model'): it holds no average" in n for n in raw.notes)
 
 
 def test_the_command_says_what_it_takes_a_file_for(tmp_path, capsys):
@@ -289,8 +289,11 @@ def test_the_command_says_what_it_takes_a_file_for(tmp_path, capsys):
     assert "by its name taken for DiT's DDPM" in capsys.readouterr().out
     assert main(["convert", str(tmp_path / "x.pt"), str(tmp_path / "y.pt")]) == 0
     assert "taken" not in capsys.readouterr().out  # what we wrote says it itself
+    trained(ema=0.9).save(tmp_path / "average.keras")
+    assert main(["convert", str(tmp_path / "average.keras"), str(tmp_path / "y.pt")]) == 0
+    assert "the average of the weights is taken" in capsys.readouterr().out
     assert main(["convert", str(FILES / "train.pt"), str(tmp_path / "x.keras"), *options]) == 0
-    assert "the average of the weights are taken" in capsys.readouterr().out
+    assert "the average of the weights is taken" in capsys.readouterr().out
 
 
 def test_positions_of_ones_own_are_kept_and_said(tmp_path):

@@ -39,6 +39,8 @@ def run(arguments):
     if format is None:
         common.save_model(model, target)
     else:
+        if model.average is not None:
+            print(f"{arguments.source}: the average of the weights is taken")
         process = {name: getattr(model, name) for name in PROCESS}
         names = sample.class_names(arguments.source)
         weights.export(model.sampling_network(), target, format, class_names=names, **process)

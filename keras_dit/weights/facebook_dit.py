@@ -16,8 +16,17 @@ from keras_dit.weights.source import Source, ddpm, flow
 from keras_dit.weights.source import channels as output_channels
 
 _PREFIX = re.compile(r"(module\.|_orig_mod\.)+")  # of DistributedDataParallel, torch.compile
-_LIGHTNING = re.compile(r"q_norm|k_norm|mlp\.w12|mlp\.w3|norm1\.weight")
-_STATES = {"ema": "the average of the weights", "model": "the raw weights", "state_dict": "weights"}
+_OTHERS = {  # parts that DiT does not have: whose they are
+    r"q_norm|k_norm|mlp\.w12|mlp\.w3|norm1\.weight": "LightningDiT's norms, SwiGLU or RMSNorm",
+    r"^projectors\.": "REPA's projectors",
+    r"\.cond_proj\.|^omega_embedder": "an embedder of the guidance's scale",
+    r"\.lora_": "adapters of PEFT, which have to be merged into their network first",
+}
+_STATES = {  # of a checkpoint: what is looked for first, and what is said of it
+    "ema": "of this checkpoint the average of the weights is taken ('ema')",
+    "model": "of this checkpoint the raw weights are taken ('model'): it holds no average ('ema')",
+    "state_dict": "of this checkpoint the weights under 'state_dict' are taken",
+}
 
 
 class FacebookDiT(Format):
@@ -37,7 +46,7 @@ class FacebookDiT(Format):
         facts = travelling.parsed(files.note(path, travelling.NAME), path)
         process, notes = _process(content.get("args") or {}, facts, path)
         if key is not None:
-            notes = (f"of this checkpoint {_STATES[key]} are taken ({key!r})", *notes)
+            notes = (_STATES[key], *notes)
         names = facts.get("class_names")
         return Source(
             str(path),
@@ -62,26 +71,19 @@ def _tensors(state, path):
     if others or not state:
         raise ValueError(f"{path} holds no state dict, but {some(others) or 'nothing'}")
     tensors = {_PREFIX.sub("", name, count=1): tensor for name, tensor in state.items()}
-    lightning = [name for name in tensors if _LIGHTNING.search(name)]
-    if lightning:
-        raise ValueError(
-            f"{path} is a network with other parts than DiT's, such as LightningDiT's norms of q "
-            f"and k, SwiGLU or RMSNorm, which are not supported: {some(lightning)}"
-        )
+    for pattern, whose in _OTHERS.items():
+        found = [name for name in tensors if re.search(pattern, name)]
+        if found:
+            raise ValueError(
+                f"{path} is a network with other parts than DiT's, {whose}, which are not "
+                f"supported: {some(found)}"
+            )
     if "x_embedder.proj.weight" not in tensors:
-        raise ValueError(
-            f"{path} does not hold the tensors of a DiT, but {some(tensors)}{_hint(tensors)}"
-        )
+        hint = ""
+        if any(name.startswith("transformer_blocks.") for name in tensors):
+            hint = ". These are names of diffusers: give its folder, where config.json is"
+        raise ValueError(f"{path} does not hold the tensors of a DiT, but {some(tensors)}{hint}")
     return tensors
-
-
-def _hint(names):
-    """What other program's names these are, and what to do then."""
-    if any(".lora_" in name for name in names):
-        return ". These are adapters of PEFT: merge them into their network first"
-    if any(name.startswith("transformer_blocks.") for name in names):
-        return ". These are names of diffusers: give its folder, where config.json is"
-    return ""
 
 
 def _config(tensors, path, sit):

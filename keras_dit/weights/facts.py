@@ -14,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dit.networks import DiTModel
 from keras_dit.notices import warn
 from keras_dit.serialization import Configurable
 
@@ -23,7 +24,7 @@ _NETWORK = ("input_shape", "num_heads", "condition_dropout")
 _NETWORK += ("frequency_shift", "mlp_epsilon", "learned_variance", "output_channels")
 
 
-def of(network, process: Mapping[str, Any], class_names: Sequence[str] | None) -> dict:
+def of(network: DiTModel, process: Mapping[str, Any], class_names: Sequence[str] | None) -> dict:
     """The facts of a network, as JSON has them.
 
     A part of the process that is not of numbers and text alone, such as a codec with a network of
@@ -51,7 +52,7 @@ def text(facts: Mapping[str, Any]) -> str:
     return json.dumps(facts, sort_keys=True)
 
 
-def parsed(written: str | None, path) -> dict:
+def parsed(written: str | None, path: Any) -> dict:
     """The facts in a file's note; none, if there is none.
 
     Raises:
@@ -68,7 +69,7 @@ def parsed(written: str | None, path) -> dict:
     return {**facts, "network": settings}
 
 
-def process(facts: Mapping[str, Any], path) -> dict[str, Any]:
+def process(facts: Mapping[str, Any], path: Any) -> dict[str, Any]:
     """The arguments of `Diffusion` that the facts name.
 
     Raises:

@@ -8,6 +8,9 @@ tensors under them. With D the hidden size, p the patch, C and O the channels of
     everything else    as it is
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from keras import ops
 
@@ -18,7 +21,7 @@ from keras_dit.notices import warn
 from keras_dit.weights.files import Stored, some
 
 
-def shapes(config):
+def shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """{name: shape} of every tensor of a network.
 
     Args:
@@ -86,14 +89,14 @@ def _transposed(name, shape):
     return len(shape) == 2 and not name.startswith("y_embedder")
 
 
-def to_keras(name, array):
+def to_keras(name: str, array: np.ndarray) -> np.ndarray:
     """The numbers of a tensor as its variable holds them."""
     if array.ndim == 4:
         return array.transpose(2, 3, 1, 0).reshape(-1, array.shape[0])  # (p p C, D)
     return array.T if _transposed(name, array.shape) else array
 
 
-def to_foreign(name, array, shape):
+def to_foreign(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """The numbers of a variable as its tensor, of that shape, holds them."""
     if len(shape) == 4:
         width, channels, patch, _ = shape
@@ -101,7 +104,7 @@ def to_foreign(name, array, shape):
     return array.T if _transposed(name, shape) else array
 
 
-def check(tensors, config, path):
+def check(tensors: Mapping[str, Stored], config: Mapping[str, Any], path: Any) -> None:
     """Raise ValueError unless the tensors are those of a network of that configuration."""
     expected = shapes(config)
     missing = [name for name in expected if name not in tensors]
@@ -123,7 +126,7 @@ def _words(config):
     return "a DiT of " + ", ".join(f"{name}={value}" for name, value in config.items())
 
 
-def load(tensors, config, path):
+def load(tensors: Mapping[str, Stored], config: Mapping[str, Any], path: Any) -> DiTModel:
     """A network of that configuration with those tensors, read one after the other.
 
     Raises:
@@ -147,7 +150,7 @@ def load(tensors, config, path):
 OWN_POSITIONS = "has positions of its own, not the usual sines and cosines: they are kept"
 
 
-def own_positions(tensors, config):
+def own_positions(tensors: Mapping[str, Stored], config: Mapping[str, Any]) -> bool:
     """Whether the positions are others than a new network's, beyond rounding to bfloat16."""
     height, columns, _ = config["input_shape"]
     patch, tensor = config["patch_size"], tensors["pos_embed"]
@@ -157,7 +160,7 @@ def own_positions(tensors, config):
     return not np.allclose(tensor.read()[0].astype("float32"), usual, rtol=0, atol=4e-3)
 
 
-def save(network):
+def save(network: DiTModel) -> dict[str, Stored]:
     """{name: `Stored`} of a network's tensors, float32, with its adapters (LoRA) merged.
 
     Raises:

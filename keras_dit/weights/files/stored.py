@@ -1,7 +1,7 @@
 """A tensor in a file: what it is, known at once, and its numbers, read when they are asked for."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,17 +14,17 @@ class Stored(NamedTuple):
         read: () -> numpy array of that shape; each call reads the file again.
     """
 
-    shape: tuple
-    read: Callable
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
 
 
-def joined(parts):
+def joined(parts: Sequence[Stored]) -> Stored:
     """Tensors one above the other, along their first axis, as one."""
     shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
     return Stored(shape, lambda: np.concatenate([part.read() for part in parts]))
 
 
-def some(names, most=3):
+def some(names: Iterable[Any], most: int = 3) -> str:
     """The first of some names, for a message: "a, b, c and 4 more"."""
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
