@@ -13,7 +13,7 @@ from PIL import Image
 
 import keras_dit
 from keras_dit import images
-from keras_dit.cli import main
+from keras_dit.cli import main, models
 
 TINY = ["--hidden-size", 8, "--depth", 1, "--num-heads", 2, "--patch-size", 4]
 
@@ -65,17 +65,18 @@ def test_a_run_folder_tells_the_whole_run(digits_run):
     assert config["arguments"]["epochs"] == 2
     assert config["arguments"]["hidden_size"] == 8
     again = keras_dit.Diffusion.from_config(config["model"])
-    model = keras_dit.cli.sample.load(digits_run)
+    model = models.load(digits_run).diffusion
     assert again.get_config() == model.get_config()
     assert int(model.optimizer.iterations) == 4
     with (digits_run / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [int(row["epoch"]) for row in rows] == [0, 1]
+    assert [int(row["epoch"]) for row in rows] == [1, 2]  # as the names of the samples count
     assert all(math.isfinite(float(row["loss"])) for row in rows)
     pictures = sorted(path.name for path in (digits_run / "samples").iterdir())
     assert pictures == ["epoch_00001.png", "epoch_00002.png", "final.png"]
-    # Eight rows, a column for each class, pictures of 8 x 8 enlarged six times, padding of 1.
-    assert read_png(digits_run / "samples" / "final.png").shape == (8 * 49 + 1, 10 * 49 + 1)
+    assert (digits_run / "samples" / "final.png").read_bytes() == (
+        digits_run / "samples" / "epoch_00002.png"
+    ).read_bytes()
 
 
 def test_a_run_folder_and_its_file_give_the_same_pictures(digits_run, tmp_path):
@@ -92,7 +93,8 @@ def test_the_grid_has_a_column_for_each_class(digits_run, tmp_path):
     numbers = sampled(digits_run, tmp_path / "a.npy", "--labels", in_turn)
     np.testing.assert_array_equal(sampled(digits_run, tmp_path / "b.npy"), numbers)
     assert command("sample", digits_run, "--steps", 2, "--out", tmp_path / "a.png") == 0
-    expected = images.grid(numbers, columns=10, scale=6)[..., 0]
+    names = [str(i) for i in range(10)]
+    expected = images.grid(numbers, columns=10, names=names)[..., 0]
     np.testing.assert_array_equal(read_png(tmp_path / "a.png"), expected)
 
 
@@ -130,13 +132,13 @@ def test_a_folder_of_pictures_is_trained_on_in_bfloat16_with_remat(tmp_path):
     assert command("train", *data, *how, "--run", tmp_path / "run", *TINY) == 0
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["class_names"] == ["blue", "grey", "red"]
-    network = keras_dit.cli.sample.load(tmp_path / "run").network
+    network = models.load(tmp_path / "run").diffusion.network
     assert network.image_shape == (8, 8, 3)
     assert network.num_classes == 3
     assert network.compute_dtype == "bfloat16"
-    # Eight rows of three columns.
-    shape = read_png(tmp_path / "run" / "samples" / "final.png").shape
-    assert shape == (8 * 49 + 1, 3 * 49 + 1, 3)
+    shown = read_png(tmp_path / "run" / "samples" / "final.png")
+    blank = np.zeros((24, 8, 8, 3), "uint8")  # eight rows of three columns
+    assert shown.shape == images.grid(blank, columns=3, names=["blue", "grey", "red"]).shape
 
 
 def test_the_demo_writes_its_files_and_a_table(tmp_path, capsys):
@@ -144,16 +146,23 @@ def test_the_demo_writes_its_files_and_a_table(tmp_path, capsys):
     shown = capsys.readouterr()
     files = sorted(path.name for path in (tmp_path / "demo").iterdir())
     assert files == ["denoising.gif", "digits.keras", "digits.png"]
-    assert read_png(tmp_path / "demo" / "digits.png").shape == (8 * 49 + 1, 10 * 49 + 1)
+    blank = np.zeros((80, 8, 8, 1), "uint8")
+    expected = images.grid(blank, columns=10, names=list("0123456789")).shape[:2]
+    assert read_png(tmp_path / "demo" / "digits.png").shape == expected
     with Image.open(tmp_path / "demo" / "denoising.gif") as animation:
         assert animation.n_frames > 2
     for row in ("label agreement", "Frechet distance to held-back", "Frechet distance to all"):
         assert sum(line.startswith(row) for line in shown.out.splitlines()) == 1
+        assert sum(line.startswith(row) and line.endswith("er") for line in shown.out.splitlines())
     assert "images/s" in shown.out
-    # A progress bar for each of training, the picture and the score, one line each.
+    # A progress bar for each of training, the grid and the score, one line each, told apart.
     bars = screen(shown.err)
     assert [bar.partition(":")[0] for bar in bars] == ["training", "sampling", "sampling"]
     assert all("100%" in bar for bar in bars)
+    assert shown.out.index("a grid of digits") < shown.out.index("to score")
+    folder = tmp_path / "demo"
+    assert f"keras-dit sample {folder}" in shown.out  # what to do next, and it can be done
+    assert command("sample", folder, "--steps", 1, "--out", tmp_path / "a.png") == 0
 
 
 def run_module(*arguments, **environment):

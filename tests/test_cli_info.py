@@ -58,7 +58,40 @@ def test_another_picture_and_other_classes_change_what_they_must(capsys):
     fewer = (16 - 6) * 384 + (1000 - 7) * 384  # positions and labels, each of the hidden size
     parameters = int(published[1].replace(",", "")) - fewer
     assert int(row[1].replace(",", "")) == parameters
-    assert row[4:] == [f"{parameters * 4 / 1e9:.2f}", "GB", f"{parameters * 20 / 1e9:.2f}", "GB"]
+    assert row[4:6] == [f"{parameters * 4 / 1e9:.2f}", "GB"]
+
+
+def test_training_takes_what_the_batch_leaves_for_the_gradient(capsys):
+    def gigabytes(batch):
+        ((*_, number, unit),) = table(capsys, "dit_s_4", "--batch-size", str(batch)).values()
+        assert unit == "GB"
+        return float(number)
+
+    one, many = gigabytes(1), gigabytes(101)
+    assert many > 3 * one  # 20 bytes a parameter are there for any batch, activations for each
+    assert gigabytes(201) - many == pytest.approx(many - one, abs=0.02)
+
+
+@pytest.fixture(scope="module")
+def model():
+    network = keras_dit.DiTModel((8, 12, 3), 4, 8, 1, 2, num_classes=3)
+    return keras_dit.Diffusion(network, prediction=keras_dit.predictions.V())
+
+
+@pytest.mark.parametrize("name", ["model.keras", "model.pt"])
+def test_a_model_is_described(model, name, tmp_path, capsys):
+    process = {"schedule": model.schedule, "prediction": model.prediction, "codec": model.codec}
+    if name.endswith(".keras"):
+        model.save(tmp_path / name)
+    else:
+        names = ["cat", "dog", "cow"]
+        keras_dit.weights.export(model.network, tmp_path / name, class_names=names, **process)
+    assert main(["info", str(tmp_path / name)]) == 0
+    shown = capsys.readouterr().out
+    for fact in ("8 x 12, 3 channels", "1 block of width 8", "2 heads", "LinearBeta", "V("):
+        assert fact in shown
+    assert f"{model.network.count_params():,} parameters" in shown
+    assert ("3: cat, dog, cow" if name.endswith(".pt") else "3, without names") in shown
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -67,6 +100,7 @@ def test_help_has_an_example_that_the_parser_takes(command, capsys):
         main([command, "--help"])
     assert done.value.code == 0
     lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
     examples = [
         line.partition("keras-dit ")[2] for line in lines if line.lstrip().startswith("exa")
     ]
@@ -84,3 +118,5 @@ def test_the_help_of_all_names_every_command(capsys):
     shown = capsys.readouterr().out
     assert all(f"\n    {name} " in shown for name in COMMANDS)
     assert "KERAS_BACKEND" in shown
+    assert main([]) == 0  # bare, it prints help too
+    assert capsys.readouterr().out == shown

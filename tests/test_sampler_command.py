@@ -8,7 +8,7 @@ from PIL import Image
 
 import keras_dit
 from keras_dit import cli
-from keras_dit.cli import sample
+from keras_dit.cli import looks
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_the_names_are_in_the_help(capsys):
         cli.main(["sample", "--help"])
     # The help is broken into lines, at hyphens too.
     text = re.sub(r"-\n\s+", "-", capsys.readouterr().out)
-    assert all(name in text for name in [*sample.SOLVERS, *sample.GRIDS])
+    assert all(name in text for name in [*looks.SOLVERS, *looks.GRIDS])
 
 
 def test_every_solver_has_a_name():
@@ -72,7 +72,7 @@ def test_every_solver_has_a_name():
         for value in vars(keras_dit.solvers).values()
         if isinstance(value, type) and issubclass(value, keras_dit.solvers.Solver)
     }
-    named = {type(solver) for solver in sample.SOLVERS.values()}
+    named = {type(solver) for solver in looks.SOLVERS.values()}
     assert classes - {keras_dit.solvers.Solver} == named
 
 

@@ -22,7 +22,7 @@ from keras_dit import (
     schedules,
     weights,
 )
-from keras_dit.cli import main, train
+from keras_dit.cli import main, recipe
 from keras_dit.serialization import register
 from keras_dit.weights import layout
 from keras_dit.weights.files import Stored, pytorch
@@ -291,7 +291,7 @@ def test_the_command_says_what_it_takes_a_file_for(tmp_path, capsys):
     assert "taken" not in capsys.readouterr().out  # what we wrote says it itself
     trained(ema=0.9).save(tmp_path / "average.keras")
     assert main(["convert", str(tmp_path / "average.keras"), str(tmp_path / "y.pt")]) == 0
-    assert "the average of the weights is taken" in capsys.readouterr().out
+    assert "of the average of the weights" in capsys.readouterr().out
     assert main(["convert", str(FILES / "train.pt"), str(tmp_path / "x.keras"), *options]) == 0
     assert "the average of the weights is taken" in capsys.readouterr().out
 
@@ -397,7 +397,7 @@ def test_a_method_fits_networks_of_twice_the_channels(method, tmp_path):
     assert main(["convert", str(FILES / "legacy.pt"), str(tmp_path / "x.keras"), *options]) == 0
     model = keras.saving.load_model(tmp_path / "x.keras")
     assert model.prediction.output_channels(4) == 8
-    assert isinstance(model.schedule, train.METHODS[method][0].__class__)
+    assert isinstance(model.schedule, type(recipe.METHODS[method]()["schedule"]))
 
 
 # A format from outside the package

@@ -9,6 +9,7 @@ from keras_dit.backend.selection import BACKEND  # isort: skip  # it settles the
 from keras_dit.backend.compiling import compile_inference, jit_compile_training
 from keras_dit.backend.devices import (
     device_name,
+    free_memory,
     is_out_of_memory,
     peak_memory,
     reuse_freed_memory,
@@ -46,6 +47,7 @@ __all__ = [
     "compile_inference",
     "compute_values",
     "device_name",
+    "free_memory",
     "fuse_optimizer",
     "holding",
     "is_out_of_memory",

@@ -46,6 +46,38 @@ def peak_memory():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def free_memory():
+    """Bytes that this process may still take: of the GPU where one computes; None: unknown."""
+    if BACKEND == "jax" and jax.default_backend() != "cpu":
+        stats = jax.devices()[0].memory_stats()
+        return stats["bytes_limit"] - stats["bytes_in_use"]
+    if BACKEND == "torch" and torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0]
+    if BACKEND == "tensorflow" and tf.config.list_physical_devices("GPU"):
+        return None  # it takes all there is, and does not say how much that was
+    return _free_host_memory()
+
+
+def _free_host_memory(root="/"):
+    """What Linux says is free, or what the limit of a container leaves; None elsewhere."""
+    root = pathlib.Path(root)
+    free = None
+    if (root / "proc/meminfo").exists():
+        lines = (root / "proc/meminfo").read_text().splitlines()
+        line = next((line for line in lines if line.startswith("MemAvailable")), None)
+        free = line and int(line.split()[1]) * 1024
+    for folder, most, used in (
+        ("sys/fs/cgroup", "memory.max", "memory.current"),
+        ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        try:
+            left = int((root / folder / most).read_text()) - int((root / folder / used).read_text())
+        except (OSError, ValueError):  # there is none, or its limit is "max"
+            continue
+        free = left if free is None else min(free, left)
+    return free
+
+
 def reuse_freed_memory():
     """Let this process keep what JAX frees on a CPU, for the next step to take.
 

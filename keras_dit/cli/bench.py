@@ -13,15 +13,16 @@ from keras import ops
 from tqdm.auto import tqdm
 
 from keras_dit import backend
-from keras_dit.cli import common
+from keras_dit.cli import common, options
 from keras_dit.diffusion import Diffusion
 from keras_dit.networks import PRESETS, DiTModel, multiply_adds, preset_config
 from keras_dit.solvers import DDIM
 
 HELP = "how fast this machine runs the network, beside its matrix products"
 EXAMPLE = """\
-Pictures a second through a forward pass and through a training step (AdamW and average), the
-multiply-adds a second of the bare matrix products, and the share of that rate which each reaches.
+Images a second through a forward pass and through a training step (AdamW and
+average), the multiply-adds a second of the bare matrix products, and the share
+of that rate which each reaches.
 
 examples:
   keras-dit bench
@@ -29,11 +30,10 @@ examples:
 
 
 def add_arguments(command):
-    command.add_argument("preset", nargs="?", default="dit_s_4", type=common.one_of(PRESETS))
-    command.add_argument(
-        "--input-shape", default="32,32,3", help="height,width,channels (default: %(default)s)"
-    )
-    command.add_argument("--batch-size", type=common.positive, default=8)
+    command.add_argument("preset", nargs="?", default="dit_s_4", type=options.one_of(PRESETS))
+    shape = "height,width,channels (default: 32,32,3)"
+    command.add_argument("--input-shape", type=options.shape, default=(32, 32, 3), help=shape)
+    command.add_argument("--batch-size", type=options.count, default=8)
     command.add_argument("--dtype", default="float32", help="such as mixed_bfloat16")
 
 
@@ -41,7 +41,7 @@ def run(arguments):
     backend.reuse_freed_memory()
     config = {
         **preset_config(arguments.preset),
-        "input_shape": common.input_shape(arguments.input_shape),
+        "input_shape": arguments.input_shape,
         "num_classes": 10,
     }
     network = DiTModel(**config, dtype=arguments.dtype)
@@ -108,7 +108,7 @@ def product_rate(config, batch_size, dtype="float32"):
 
     Args:
         config: arguments of `DiTModel`.
-        batch_size: pictures at once.
+        batch_size: images at once.
         dtype: of the matrices.
     """
     rng, work, time_taken = np.random.default_rng(0), 0, 0.0
@@ -125,7 +125,7 @@ def product_rate(config, batch_size, dtype="float32"):
 
 
 def inputs(network, batch_size):
-    """Pictures, times and labels, the same at every call, as numpy arrays."""
+    """Images, times and labels, the same at every call, as numpy arrays."""
     rng = np.random.default_rng(0)
     x = rng.uniform(-1, 1, size=(batch_size, *network.image_shape)).astype("float32")
     t = rng.uniform(0, 999, size=batch_size).astype("float32")
@@ -155,7 +155,7 @@ def training_step(diffusion, batch_size):
 
 
 def sampling(diffusion, batch_size, steps, guidance=None):
-    """A function that makes pictures with DDIM."""
+    """A function that makes images with DDIM."""
     _, _, labels = inputs(diffusion.network, batch_size)
     return lambda: diffusion.generate(
         labels=labels, steps=steps, solver=DDIM(), guidance=guidance, batch_size=batch_size

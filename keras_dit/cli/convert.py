@@ -3,12 +3,14 @@
 import pathlib
 
 from keras_dit import weights
-from keras_dit.cli import common, sample
+from keras_dit.cli import common, models
 
 HELP = "convert weights between Keras and the formats of other programs"
 EXAMPLE = """\
-SOURCE is what `keras-dit sample` takes. Of a trained model the average of its weights is taken.
-The process that the weights belong to travels with them, unseen by other programs.
+SOURCE is what `keras-dit sample` takes as MODEL. Which of its weights are taken
+is printed: the average, if it has one, or with --raw the raw ones.
+The process that they belong to and the names of the classes travel with them,
+unseen by other programs.
 
 examples:
   keras-dit convert DiT-XL-2-256x256.pt dit.keras
@@ -24,7 +26,7 @@ def add_arguments(command):
     command.add_argument(
         "target", metavar="TARGET", help=f"its suffix says what: .keras; {written}"
     )
-    sample.add_weights_arguments(command)
+    models.add_arguments(command)
 
 
 def _named(format):
@@ -34,17 +36,21 @@ def _named(format):
 def run(arguments):
     target = pathlib.Path(arguments.target)
     format = None if target.suffix == ".keras" else _format(target)
-    common.writable_folder(target.parent)
-    model = sample.load(arguments.source, arguments.num_heads, arguments.method)
+    with common.claimed(target.parent):
+        found = models.load(arguments.source, **models.chosen(arguments))
+        _write(found, target, format)
+    parameters = found.diffusion.network.count_params()
+    print(f"{parameters:,} parameters written to {target}, of {found.taken}")
+
+
+def _write(found, target, format):
+    model = found.diffusion
     if format is None:
         common.save_model(model, target)
-    else:
-        if model.average is not None:
-            print(f"{arguments.source}: the average of the weights is taken")
-        process = {name: getattr(model, name) for name in PROCESS}
-        names = sample.class_names(arguments.source)
-        weights.export(model.sampling_network(), target, format, class_names=names, **process)
-    print(f"{model.network.count_params():,} parameters written to {target}")
+        return
+    process = {name: getattr(model, name) for name in PROCESS}
+    network = model.sampling_network()
+    weights.export(network, target, format, class_names=found.class_names, **process)
 
 
 def _format(target):

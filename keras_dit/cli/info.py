@@ -1,45 +1,106 @@
-"""keras-dit info: what the published sizes cost."""
+"""keras-dit info: what a published size costs, or what a model is."""
 
-from keras_dit.cli import common
+import json
+import pathlib
+
+from keras_dit.cli import common, models, options
+from keras_dit.cli.common import counted
 from keras_dit.layers.patches import check_image_shape
 from keras_dit.networks import PRESETS, count_parameters, multiply_adds, preset_config
+from keras_dit.networks.memory import training_memory
 
-HELP = "parameters, multiply-adds and memory of every published size, or of one"
+HELP = "what a published size costs, or what a model is"
 EXAMPLE = """\
-Multiply-adds are those of one picture's forward pass. Weights are float32; training holds them,
-their gradients, AdamW's two moments and the average, 20 bytes a parameter, beside activations.
+Multiply-adds are those of one image's forward pass. Weights are float32.
+Training is about the memory of a step of AdamW with the average: 20 bytes a
+parameter, and what the batch leaves for the gradient, without --remat.
+MODEL is what `keras-dit sample` takes: a run's folder, a .keras file, weights
+from elsewhere.
 
 examples:
   keras-dit info
-  keras-dit info dit_s_4 --input-shape 64,64,3 --num-classes 10"""
+  keras-dit info dit_s_4 --input-shape 64,64,3 --num-classes 10 --batch-size 32
+  keras-dit info runs/photos"""
 
 
 def add_arguments(command):
-    command.add_argument("preset", nargs="?", help="dit_{s,b,l,xl}_{2,4,8}; default: all")
-    command.add_argument(
-        "--input-shape", default="32,32,4", help="height,width,channels (default: %(default)s)"
-    )
-    command.add_argument("--num-classes", type=common.positive, default=1000, metavar="N")
-    command.add_argument(
-        "--learned-variance", action="store_true", help="twice the output channels, as published"
-    )
+    add = command.add_argument
+    add("what", nargs="?", metavar="SIZE|MODEL", help="dit_{s,b,l,xl}_{2,4,8}; default: all sizes")
+    shape = "height,width,channels (default: 32,32,4)"
+    add("--input-shape", type=options.shape, default=(32, 32, 4), help=shape)
+    count = {"type": options.count, "metavar": "N"}
+    add("--num-classes", **count, default=1000, help="default: %(default)s")
+    add("--batch-size", **count, default=32, help="of the training (default: %(default)s)")
+    twice = "twice the output channels, as published"
+    add("--learned-variance", action="store_true", help=twice)
+    models.add_arguments(command)
 
 
 def run(arguments):
-    names = list(PRESETS) if arguments.preset is None else [arguments.preset]
+    what = arguments.what
+    if what is not None and what not in PRESETS and _is_path(what):
+        print("\n".join(_description(models.load(what, **models.chosen(arguments)), what)))
+        return
+    names = list(PRESETS) if what is None else [what]
     rows = [("size", "tokens", "parameters", "multiply-adds", "weights", "training")]
-    for name in names:
-        config = {
-            **preset_config(name),
-            "input_shape": common.input_shape(arguments.input_shape),
-            "num_classes": arguments.num_classes,
-            "learned_variance": arguments.learned_variance,
-        }
-        check_image_shape(config["input_shape"], config["patch_size"])
-        height, width, _ = config["input_shape"]
-        tokens = height * width // config["patch_size"] ** 2
-        parameters = count_parameters(config)
-        cost = f"{multiply_adds(config) / 1e9:.2f} G"
-        memory = [f"{parameters * size / 1e9:.2f} GB" for size in (4, 20)]
-        rows.append((name, str(tokens), f"{parameters:,}", cost, *memory))
-    print(common.table(rows))
+    print(common.table([*rows, *(_row(name, arguments) for name in names)]))
+
+
+def _is_path(what):
+    return pathlib.Path(what).exists() or "/" in what or "." in what
+
+
+def _row(name, arguments):
+    config = {
+        **preset_config(name),
+        "input_shape": arguments.input_shape,
+        "num_classes": arguments.num_classes,
+        "learned_variance": arguments.learned_variance,
+    }
+    check_image_shape(config["input_shape"], config["patch_size"])
+    height, width, _ = config["input_shape"]
+    tokens = height * width // config["patch_size"] ** 2
+    parameters = count_parameters(config)
+    cost = f"{multiply_adds(config) / 1e9:.2f} G"
+    training = training_memory(config, arguments.batch_size)
+    memory = [f"{size / 1e9:.2f} GB" for size in (4 * parameters, training)]
+    return (name, str(tokens), f"{parameters:,}", cost, *memory)
+
+
+def _description(found, path):
+    """What a model is, a line each."""
+    model, config = found.diffusion, found.diffusion.network.config
+    height, width, channels = model.network.image_shape
+    yield f"{path}: {found.taken}"
+    yield f"images    {height} x {width}, {counted(channels, 'channel')}, {model.codec}"
+    yield f"classes   {_classes(model.network.num_classes, found.class_names)}"
+    size = (
+        f"{counted(config['depth'], 'block')} of width {config['hidden_size']}, "
+        f"{counted(config['num_heads'], 'head')}"
+    )
+    tokens = height * width // config["patch_size"] ** 2
+    yield f"network   {size}, patches of {config['patch_size']}, {tokens:,} tokens"
+    cost = f"{multiply_adds(config) / 1e9:.2f} G multiply-adds an image"
+    yield f"          {model.network.count_params():,} parameters, {cost}"
+    yield f"process   {model.schedule}, {model.prediction}"
+    yield from _run(pathlib.Path(path))
+
+
+def _classes(count, names):
+    if count is None:
+        return "none"
+    if not names:
+        return f"{count}, without names"
+    shown = ", ".join(names[:20]) + (", ..." if count > 20 else "")
+    return f"{count}: {shown}"
+
+
+def _run(folder):
+    """What a run's folder knows of its training."""
+    if not (folder / "config.json").is_file() or not (folder / "log.csv").is_file():
+        return
+    settings = json.loads((folder / "config.json").read_text()).get("arguments", {})
+    last = (folder / "log.csv").read_text().splitlines()
+    row = dict(zip(last[0].split(","), last[-1].split(",")))
+    losses = [f"{name} {float(row[name]):.4f}" for name in ("loss", "val_loss") if row.get(name)]
+    yield f"training  {settings.get('data')}: epoch {row['epoch']}, {', '.join(losses)}"

@@ -1,244 +1,262 @@
 """keras-dit train: a run's folder from a data set."""
 
 import argparse
-import csv
-import json
-import math
-import pathlib
 import shlex
 import time
 
 import keras
 
-import keras_dit
-from keras_dit import backend, datasets, files, objectives, predictions, schedules
-from keras_dit.cli import common
+from keras_dit import backend, datasets
+from keras_dit.cli import common, options, plan, recipe, resume, run_folder, start
+from keras_dit.cli.common import counted
+from keras_dit.cli.progress import TrainingBar
+from keras_dit.datasets import sources
 from keras_dit.diffusion import Diffusion
-from keras_dit.networks import PRESETS, DiTModel, preset_config
+from keras_dit.networks import PRESETS, DiTModel
 from keras_dit.training.checkpoints import Checkpoint, Interrupted
 
 HELP = "train a model on a data set"
 EXAMPLE = """\
-The run's folder gets config.json, log.csv, model.keras (about every minute, and at the end),
-samples/, and checkpoints/, from which a run that was stopped goes on exactly. A folder of pictures
-holds one folder for each class.
+DATA is a name, a folder of images (one folder for each class, or images alone),
+or an .npz or .npy file of arrays. What is not said is chosen by the size of the
+images, how many there are and the memory that is free, and printed.
+
+The run's folder gets config.json, log.csv, loss.png, model.keras (about every
+minute, and at the end), samples/, and checkpoints/, from which a run that was
+stopped goes on exactly.
 
 examples:
-  keras-dit train --data digits --run runs/digits --epochs 100
-  keras-dit train --data photos --image-size 64 --run runs/photos --preset dit_s_4 --flip
-  keras-dit train --resume --run runs/photos"""
+  keras-dit train --data digits --run runs/digits
+  keras-dit train --data photos --image-size 64 --flip --run runs/photos
+  keras-dit train --resume --run runs/photos
+  keras-dit train --resume --run runs/photos --epochs 800
+  keras-dit train --data cats --image-size 64 --from runs/photos --run runs/cats"""
 
-NOT_SETTINGS = ("command", "run", "debug", "folder", "resume")
+NOT_SETTINGS = ("command", "run", "spellings", "debug", "folder", "resume")
 
-# How pictures become noise, and what the network learns of it.
-METHODS = {
-    "ddpm": (schedules.LinearBeta(), predictions.Noise(), objectives.MeanSquaredError()),
-    "flow": (
-        schedules.RectifiedFlow(),
-        predictions.FlowVelocity(),
-        objectives.MeanSquaredError(times=objectives.LogitNormalTimes()),
-    ),
+# What is not said is None until `plan.fill` or this has settled it, so that it is known what was.
+DEFAULTS = {
+    "flip": False,
+    "labels": True,
+    "validation": 0.0,
+    "method": "flow",
+    "optimizer": "adamw",
+    "schedule": "cosine",
+    "weight_decay": 0.0,
+    "clip_norm": 1.0,
+    "accumulate": 1,
+    "ema": 0.9999,
+    "seed": 0,
+    "dtype": "float32",
+    "any_memory": False,
+    "tensorboard": False,
 }
 
 
 def add_arguments(command):
+    count = {"type": options.count, "metavar": "N"}
     add = command.add_argument
-    count = {"type": common.positive, "metavar": "N"}
-    default = "default: %(default)s"
-    add("--data", metavar="DATA", help="digits, fashion-mnist or a folder")
     add("--run", required=True, dest="folder", metavar="DIR", help="the run's folder, a new one")
-    add("--resume", action="store_true", help="go on with the run of that folder, as it was set up")
-    add("--image-size", **count, help="side, for a folder of pictures")
-    add("--flip", action="store_true", help="mirror pictures left to right at random")
-    preset = common.one_of(PRESETS)
-    add("--preset", type=preset, metavar="SIZE", help="dit_{s,b,l,xl}_{2,4,8}, or instead:")
-    add("--hidden-size", **count, default=128, help=default)
-    add("--depth", **count, default=4, help=default)
-    add("--num-heads", **count, default=4, help=default)
-    add("--patch-size", **count, default=2, help=default)
-    names = f"{', '.join(METHODS)} ({default})"
-    add("--method", type=common.one_of(METHODS), default="flow", help=names)
-    length = command.add_mutually_exclusive_group()
-    length.add_argument("--epochs", **count, help="default: 100")
-    length.add_argument("--steps", **count, help="optimizer steps, instead of epochs")
-    add("--batch-size", **count, default=128, help=default)
     add(
-        "--learning-rate",
-        type=common.positive_number,
-        metavar="RATE",
-        help="its peak, after a warm-up and before a cosine to 0 (default: 0.128 / hidden size)",
+        "--resume",
+        action="store_true",
+        help=f"go on with the run of that folder; {', '.join(resume.MAY_CHANGE)} may be given anew",
     )
-    average = f"decay of the average of the weights ({default})"
-    add("--ema", type=common.finite, metavar="DECAY", default=0.9999, help=average)
-    add("--seed", type=common.natural, metavar="N", default=0, help=default)
-    add("--dtype", default="float32", help="a Keras policy, such as mixed_bfloat16")
-    add("--remat", action="store_true", help="less memory for a third more arithmetic")
-    seconds = "between two checkpoints, at least (default: 60, and 50 times what one takes)"
-    add("--checkpoint-every", type=common.finite, metavar="SECONDS", help=seconds)
-    add("--sample-every", **{**count, "metavar": "EPOCHS"}, help="pictures on the way")
+    _add_data(command.add_argument_group("data"), count)
+    _add_network(command.add_argument_group("network"), count)
+    _add_training(command.add_argument_group("training"), count)
+    _add_folder(command.add_argument_group("what is kept"), count)
+
+
+def _add_data(group, count):
+    add, yes = group.add_argument, {"action": "store_true", "default": None}
+    add("--data", metavar="DATA", help=f"{', '.join(sources.NAMES)}, a folder or an array file")
+    add("--image-size", type=options.size, metavar="SIZE", help="side, or HxW such as 64x96")
+    add("--channels", type=int, choices=(1, 3), help="1: grey images stay grey; default: 3")
+    add("--flip", **yes, help="mirror images left to right at random")
+    add(
+        "--no-labels",
+        dest="labels",
+        action="store_false",
+        default=None,
+        help="leave the classes out",
+    )
+    add(
+        "--validation",
+        type=options.share,
+        metavar="SHARE",
+        help="kept apart, such as 0.05; its loss is in the log",
+    )
+    add("--limit", **count, help="take so many images at most")
+
+
+def _add_network(group, count):
+    add = group.add_argument
+    add("--from", dest="source", metavar="MODEL", help="start from its weights and its size")
+    preset = options.one_of(PRESETS)
+    add("--preset", type=preset, metavar="SIZE", help="dit_{s,b,l,xl}_{2,4,8}, or instead:")
+    for name, value in plan.SIZE.items():
+        add("--" + name.replace("_", "-"), **count, help=f"default: {value}")
+    add("--patch-size", **count, help=f"default: one of at most {plan.MOST_TOKENS} tokens")
+    methods = f"{', '.join(recipe.METHODS)} (default: {DEFAULTS['method']})"
+    add("--method", type=options.one_of(recipe.METHODS), metavar="NAME", help=methods)
+    add("--dtype", metavar="POLICY", help="of Keras, such as mixed_bfloat16; default: float32")
+
+
+def _add_training(group, count):
+    add, named = group.add_argument, _named(group)
+    length = group.add_mutually_exclusive_group()
+    length.add_argument("--epochs", **count, help="default: by the number of images")
+    length.add_argument("--steps", **count, help="instead of epochs, rounded up to whole ones")
+    add("--batch-size", **count, help="default: 128, or what fits")
+    named("optimizer", recipe.OPTIMIZERS)
+    rate = "its peak; default: 0.128 / hidden size"
+    add("--learning-rate", type=options.positive_number, metavar="RATE", help=rate)
+    named("schedule", recipe.SCHEDULES, "of the learning rate after its warm-up: ")
+    natural = {"type": options.natural, "metavar": "N"}
+    add("--warmup", **natural, help="steps until the peak; default: a twentieth of all")
+    number = {"type": options.amount, "metavar": "NUMBER"}
+    add("--weight-decay", **number, help="default: 0")
+    add("--clip-norm", **number, help="most that all gradients together are; 0: any; default: 1")
+    add("--accumulate", **count, help="batches whose gradients make one step; default: 1")
+    decay = f"decay of the average of the weights; default: {DEFAULTS['ema']}"
+    add("--ema", type=options.finite, metavar="DECAY", help=decay)
+    add("--seed", **natural, help="default: 0")
+    remat = "far less memory, a third slower; default: where it is needed"
+    add("--remat", action=argparse.BooleanOptionalAction, help=remat)
+    yes = {"action": "store_true", "default": None}
+    add("--any-memory", **yes, help="begin though the memory seems not to suffice")
+
+
+def _named(group):
+    def named(name, names, words=""):
+        words += f"{', '.join(names)} (default: {DEFAULTS[name]})"
+        group.add_argument(f"--{name}", type=options.one_of(names), metavar="NAME", help=words)
+
+    return named
+
+
+def _add_folder(group, count):
+    add = group.add_argument
+    seconds = "between two checkpoints, at least; default: 60, and 50 times what one takes"
+    add("--checkpoint-every", type=options.amount, metavar="SECONDS", help=seconds)
+    add("--sample-every", **{**count, "metavar": "EPOCHS"}, help="images on the way")
+    add(
+        "--tensorboard",
+        action="store_true",
+        default=None,
+        help="write tensorboard/ too (pip install tensorboard)",
+    )
 
 
 def run(arguments):
     backend.reuse_freed_memory()
-    folder = pathlib.Path(arguments.folder)
-    if arguments.resume:
-        arguments = _arguments_of(folder, arguments)
-    else:
-        _new_folder(folder, arguments)
-    keras.utils.set_random_seed(arguments.seed)
-    data = datasets.load(
-        arguments.data,
-        arguments.batch_size,
-        image_size=arguments.image_size,
-        flip=arguments.flip,
-        seed=arguments.seed,
-    )
-    model = _model(arguments, data)
-    epochs, total = _length(arguments, len(data))
-    peak = arguments.learning_rate or 0.128 / model.network.config["hidden_size"]
-    rate = common.learning_rate(peak, total)
-    model.compile(keras.optimizers.AdamW(rate, weight_decay=0.0))
-    if not arguments.resume:
-        _write_config(folder, arguments, data, model)
-    print(
-        f"{len(data.images)} pictures {data.input_shape}, {data.num_classes} classes; "
-        f"{model.network.count_params():,} parameters; {epochs} epochs of {len(data)} steps"
-    )
-    start = time.perf_counter()
-    _train(model, data, epochs, folder, arguments)
-    _pictures(model, folder / "samples" / "final.png")
-    minutes = (time.perf_counter() - start) / 60
-    print(f"{minutes:.1f} minutes; model and pictures are in {folder}")
-    print(f"more pictures: keras-dit sample {folder}")
+    with common.claimed(arguments.folder) as folder:
+        given = {n: v for n, v in vars(arguments).items() if n not in NOT_SETTINGS}
+        if arguments.resume:
+            settings, model, data = _old(folder, given)
+        else:
+            settings, model, data = _new(folder, given)
+    begun = time.perf_counter()
+    _train(model, data, folder, settings).finish()
+    minutes = (time.perf_counter() - begun) / 60
+    print(f"{minutes:.1f} minutes; model and images are in {folder}")
+    if not (folder / "loss.png").exists():
+        print("a plot of the loss comes with: pip install matplotlib")
+    print(f"more images: keras-dit sample {shlex.quote(str(folder))}")
 
 
-def _train(model, data, epochs, folder, arguments):
-    callbacks = [
-        common.TrainingBar(),
-        _Log(folder / "log.csv"),
-        _RunFolder(folder, arguments.sample_every),
-        # Without a checkpoint it begins, so that a run stopped before its first one can go on too.
-        Checkpoint(folder / "checkpoints", arguments.checkpoint_every, resume=True),
-    ]
-    try:
-        model.fit(data, epochs=epochs, verbose=0, callbacks=callbacks)
-    except Interrupted:
-        callbacks[0].on_train_end()  # ends the bar's line
-        print(f"to go on: keras-dit train --resume --run {shlex.quote(str(folder))}")
-        raise
-
-
-def _new_folder(folder, arguments):
-    if arguments.data is None:
-        raise ValueError("--data is needed: digits, fashion-mnist or a folder")
+def _new(folder, given):
+    """Settings, compiled model and data of a new run, whose folder then has its config.json."""
+    if given["data"] is None:
+        names = ", ".join(sources.NAMES)
+        raise ValueError(f"--data is needed: {names}, a folder of images or an array file")
     if (folder / "config.json").exists():
         raise FileExistsError(
             f"{folder} holds a run already: choose another folder, or go on with it by --resume"
         )
-    common.writable_folder(folder)
-
-
-def _arguments_of(folder, arguments):
-    """What the run in the folder was started with.
-
-    Raises:
-        FileNotFoundError: if there is no run.
-        ValueError: if other settings are given.
-    """
-    file = folder / "config.json"
-    if not file.is_file():
-        raise FileNotFoundError(f"{folder} holds no run to go on with: there is no {file}")
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    defaults = vars(parser.parse_args(["--run", str(folder)]))
-    given = [n for n in defaults if n not in ("folder", "resume")]
-    given = [n for n in given if getattr(arguments, n) != defaults[n]]
-    if given:
-        names = ", ".join("--" + name.replace("_", "-") for name in given)
-        raise ValueError(f"--resume goes on with the settings of {file}: leave out {names}")
-    settings = json.loads(file.read_text())["arguments"]
-    return argparse.Namespace(**{**defaults, **settings, "resume": True})
-
-
-def _model(arguments, data):
-    names = ("hidden_size", "depth", "num_heads", "patch_size")
-    size = {name: getattr(arguments, name) for name in names}
-    network = DiTModel(
-        **(preset_config(arguments.preset) if arguments.preset else size),
-        input_shape=data.input_shape,
-        num_classes=data.num_classes,
-        remat=arguments.remat,
-        dtype=arguments.dtype,
-    )
-    schedule, prediction, objective = METHODS[arguments.method]
-    return Diffusion(network, schedule, prediction, objective, ema=arguments.ema)
-
-
-def _length(arguments, steps_per_epoch):
-    """(epochs, optimizer steps) of the run; so many steps are rounded up to whole epochs."""
-    if arguments.steps is None:
-        epochs = arguments.epochs or 100
+    chosen = {name: given[name] for name in given if given[name] is not None}
+    settings = argparse.Namespace(**{**dict.fromkeys(given), **DEFAULTS, **chosen})
+    keras.utils.set_random_seed(settings.seed)
+    data = _data(settings)
+    if settings.source:
+        begun = start.opened(settings, given, data)
+        notes = plan.fill(settings, data)
+        model = start.model(begun, settings, given["method"])
     else:
-        epochs = math.ceil(arguments.steps / steps_per_epoch)
-    return epochs, epochs * steps_per_epoch
+        notes = plan.fill(settings, data)
+        network = DiTModel(**plan.config(settings, data), dtype=settings.dtype)
+        model = Diffusion(network, **recipe.METHODS[settings.method](), ema=settings.ema)
+    _compile(model, settings, data)
+    run_folder.write_config(folder, vars(settings), data, model)
+    _say(data, model, notes)
+    return settings, model, data
 
 
-def _write_config(folder, arguments, data, model):
-    settings = {k: v for k, v in vars(arguments).items() if k not in NOT_SETTINGS}
-    config = {
-        "keras_dit": keras_dit.__version__,
-        "backend": keras_dit.backend.BACKEND,
-        "arguments": settings,
-        "class_names": list(data.class_names or ()),
-        "model": model.get_config(),
-    }
-    with files.beside(folder / "config.json") as new:
-        new.write_text(json.dumps(config, indent=2) + "\n")
+def _old(folder, given):
+    """Settings, compiled model and data of the run in the folder."""
+    settings, config, notes = resume.settings(folder, given, DEFAULTS)
+    keras.utils.set_random_seed(settings.seed)
+    data = _data(settings)
+    plan.fill(settings, data)
+    model = Diffusion.from_config(config["model"])
+    _compile(model, settings, data)
+    for note in notes:
+        print(note)
+    run_folder.write_config(folder, vars(settings), data, model)
+    return settings, model, data
 
 
-class _Log(keras.callbacks.Callback):
-    """log.csv, a row for each epoch. The rows of a run that goes on come from its checkpoint."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.path, self.begun = path, False
-
-    def on_epoch_end(self, epoch, logs=None):
-        rows = [{"epoch": epoch, **logs}]
-        if not self.begun:
-            past = self.model.history
-            columns = [past.epoch, *past.history.values()]
-            rows = [*(dict(zip(("epoch", *past.history), row)) for row in zip(*columns)), *rows]
-        with open(self.path, "a" if self.begun else "w", newline="") as file:
-            writer = csv.DictWriter(file, ["epoch", *logs])
-            if not self.begun:
-                writer.writeheader()
-            writer.writerows(rows)
-        self.begun = True
+def _data(settings):
+    names = ("batch_size", "channels", "flip", "labels", "limit", "seed", "validation")
+    chosen = {name: getattr(settings, name) for name in names}
+    return datasets.load(settings.data, image_size=_size(settings.image_size), **chosen)
 
 
-class _RunFolder(keras.callbacks.Callback):
-    """Keeps model.keras up to date and puts pictures into samples/."""
-
-    def __init__(self, folder, sample_every, seconds=60.0):
-        super().__init__()
-        self.folder, self.sample_every, self.seconds = folder, sample_every, seconds
-        self.saved = time.monotonic()
-
-    def on_epoch_end(self, epoch, logs=None):
-        if epoch + 1 == self.params["epochs"] or time.monotonic() - self.saved > self.seconds:
-            common.save_model(self.model, self.folder / "model.keras")
-            self.saved = time.monotonic()
-        if self.sample_every and (epoch + 1) % self.sample_every == 0:
-            _pictures(self.model, self.folder / "samples" / f"epoch_{epoch + 1:05d}.png")
+def _size(size):
+    return tuple(size) if isinstance(size, list) else size  # JSON has no tuples
 
 
-def _pictures(model, path):
-    classes = model.network.num_classes
-    columns = common.grid_columns(classes)
-    pictures = model.generate(
-        labels=common.class_labels(classes, 8 * columns),
-        num_images=8 * columns,
-        guidance=common.guided(2.0, classes, clip=True),
+def _compile(model, settings, data):
+    width = model.network.config["hidden_size"]
+    rate = recipe.learning_rate(
+        settings.learning_rate or 0.128 / width,
+        settings.epochs * len(data),
+        settings.warmup,
+        settings.schedule,
     )
-    common.save_grid(path, pictures, columns)
+    names = ("weight_decay", "clip_norm", "accumulate")
+    chosen = {name: getattr(settings, name) for name in names}
+    model.compile(recipe.optimizer(rate, settings.optimizer, **chosen))
+
+
+def _say(data, model, notes):
+    size = "x".join(map(str, data.input_shape[:2]))
+    classes = "no classes" if data.num_classes is None else counted(data.num_classes, "class")
+    colour = "grey" if data.input_shape[2] == 1 else "colour"
+    print(f"{counted(len(data.images), 'image')} of {size}, {colour}, {classes}")
+    print("\n".join(notes))
+    print(f"{model.network.count_params():,} parameters")
+
+
+def _train(model, data, folder, settings):
+    # Without a checkpoint it begins, so that a run stopped before its first one can go on too.
+    checkpoint = Checkpoint(folder / "checkpoints", settings.checkpoint_every, resume=True)
+    bar = TrainingBar(data.batch_size, lambda: checkpoint.epoch * len(data) + checkpoint.step)
+    keeper = run_folder.RunFolder(folder, bar, settings.sample_every, data.class_names)
+    callbacks = [bar, run_folder.Log(folder / "log.csv", data.batch_size, checkpoint), keeper]
+    if settings.tensorboard:
+        callbacks.append(run_folder.TensorBoard(folder / "tensorboard"))
+    try:
+        model.fit(
+            data,
+            epochs=settings.epochs,
+            validation_data=data.validation,
+            verbose=0,
+            callbacks=[*callbacks, checkpoint],
+        )
+    except Interrupted:
+        bar.close()
+        print(f"to go on: keras-dit train --resume --run {shlex.quote(str(folder))}")
+        raise
+    return keeper

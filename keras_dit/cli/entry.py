@@ -1,0 +1,103 @@
+"""The parser of the whole command, and what a fault is answered with."""
+
+import re
+import signal
+import sys
+
+import keras_dit
+from keras_dit import backend, command
+from keras_dit.cli import bench, convert, demo, info, sample, train
+from keras_dit.cli.options import Parser
+
+__all__ = ["main", "parser"]
+
+DESCRIPTION = """\
+Diffusion Transformers in Keras 3, on JAX, PyTorch and TensorFlow.
+The environment variable KERAS_BACKEND (jax, torch, tensorflow) chooses the
+backend.
+
+example: keras-dit demo"""
+
+COMMANDS = (demo, train, sample, convert, info, bench)
+MISTAKES = (
+    ValueError,
+    ImportError,
+    FloatingPointError,
+    FileNotFoundError,
+    FileExistsError,
+    NotADirectoryError,
+    PermissionError,
+)
+
+
+def parser() -> Parser:
+    """The parser of the whole command."""
+    top = Parser(prog="keras-dit", description=DESCRIPTION)
+    version = f"keras-dit {keras_dit.__version__}, backend {backend.BACKEND}"
+    top.add_argument("--version", action="version", version=version)
+    commands = top.add_subparsers(dest="command", metavar="COMMAND")
+    for module in COMMANDS:
+        one = commands.add_parser(
+            module.__name__.rpartition(".")[2],
+            help=module.HELP,
+            description=f"{module.HELP}\n\n{module.EXAMPLE}",
+        )
+        one.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        module.add_arguments(one)
+        one.set_defaults(run=module.run, spellings=one.spellings())
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code.
+
+    0: done. 1: a fault of the machine, such as a full disk. 2: a mistake of the user's. 128 and
+    the signal's number: interrupted, 130 by Ctrl-C.
+    """
+    top = parser()
+    arguments = top.parse_args(argv)
+    if arguments.command is None:
+        top.print_help()
+        return 0
+    with command.quiet():
+        backend.device_name()  # TensorFlow looks for devices, and writes of it
+    try:
+        with command.plain_warnings():
+            arguments.run(arguments)
+        return 0
+    except KeyboardInterrupt as interruption:
+        message = str(interruption) or "interrupted"
+        print(f"keras-dit {arguments.command}: {message}", file=sys.stderr)
+        return 128 + getattr(interruption, "signal", signal.SIGINT)
+    except Exception as error:
+        if arguments.debug:
+            raise
+        line = _line(error, arguments.spellings)
+        print(f"keras-dit {arguments.command}: error: {line}", file=sys.stderr)
+        return 2 if isinstance(error, MISTAKES) else 1
+
+
+def _line(error, spellings):
+    """What went wrong, in one line and in the command's words."""
+    if backend.is_out_of_memory(error):
+        return (
+            "out of memory. What helps: a smaller --batch-size, and in training --remat, "
+            "--dtype mixed_bfloat16 or a larger --patch-size"
+        )
+    message = _as_options(" ".join(str(error).split()), spellings)
+    if isinstance(error, (OSError, *MISTAKES)):
+        return message
+    return f"{type(error).__name__}: {message} (--debug shows where)"
+
+
+def _as_options(message, spellings):
+    """The message with Python's arguments under the names of the command's options.
+
+    `patch_size=3` becomes `--patch-size 3`, `give num_heads=` becomes `give --num-heads`.
+    """
+    for name, option in spellings.items():
+        message = re.sub(rf"(?<![-\w]){name}=(?=[^\s=])", f"{option} ", message)
+        message = re.sub(rf"(?<![-\w]){name}=(?=\s|$)", option, message)
+        if "_" in name:  # a single word may be prose
+            message = re.sub(rf"(?<![-\w]){name}(?!\w)", option, message)
+    return message

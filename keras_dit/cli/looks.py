@@ -1,0 +1,119 @@
+"""Images that a command makes to be looked at: one way for train, sample and demo."""
+
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from keras_dit import guidance, images, schedules, solvers
+from keras_dit.registry import Registry
+
+__all__ = ["GUIDANCE", "STEPS", "columns", "guided", "labels_in_turn", "sampled", "save_grid"]
+
+SOLVERS = Registry(
+    "solver",
+    {
+        "ddim": solvers.DDIM(),
+        "ddim-eta1": solvers.DDIM(1.0),
+        "ddpm": solvers.DDPM(),
+        "ddpm-large": solvers.DDPM(1.0),
+        "dpmpp-2m": solvers.DPMSolverPP2M(),
+        "dpmpp-2m-sde": solvers.DPMSolverPP2MSDE(),
+        "dpmpp-3m": solvers.DPMSolverPP3M(),
+        "euler": solvers.Euler(),
+        "euler-ancestral": solvers.EulerAncestral(),
+        "euler-maruyama": solvers.EulerMaruyama(),
+        "heun": solvers.Heun(),
+        "lcm": solvers.LCM(),
+        "midpoint": solvers.Midpoint(),
+        "unipc-2": solvers.UniPC(2),
+        "unipc-3": solvers.UniPC(3),
+    },
+)
+GRIDS = Registry(
+    "grid",
+    {
+        "karras": schedules.KarrasGrid(),
+        "leading": schedules.LeadingGrid(),
+        "linspace": schedules.LinspaceGrid(),
+        "log-snr": schedules.LogSNRGrid(),
+        "shifted": schedules.ShiftedGrid(),
+        "uniform": schedules.UniformGrid(),
+    },
+)
+
+ROWS = 8  # of a grid
+# What `sample` does unless it is told otherwise, and what training's previews and the demo do.
+STEPS, SOLVER, GUIDANCE = 50, "ddim", 2.0
+
+
+def columns(num_classes: int | None) -> int:
+    """Columns of a grid: one for each class, of many classes and of none a few."""
+    return min(num_classes or 8, 10)
+
+
+def labels_in_turn(num_classes: int | None, count: int) -> list[int] | None:
+    """Labels of a grid: each class in turn, or None for a network without classes."""
+    return None if num_classes is None else [i % num_classes for i in range(count)]
+
+
+def guided(scale, num_classes: int | None, **settings) -> guidance.Guidance:
+    """Classifier-free guidance; of a network without classes there is nothing to guide by."""
+    return (
+        guidance.Unguided() if num_classes is None else guidance.ClassifierFree(scale, **settings)
+    )
+
+
+def sampled(model, verbose: bool = False) -> tuple[np.ndarray, list[int] | None]:
+    """The images that `keras-dit sample` makes if it is told nothing, and their labels."""
+    classes = model.network.num_classes
+    count = ROWS * columns(classes)
+    labels = labels_in_turn(classes, count)
+    made = model.generate(
+        labels=labels,
+        num_images=count,
+        steps=STEPS,
+        solver=SOLVERS[SOLVER],
+        guidance=guided(GUIDANCE, classes),
+        verbose=verbose,
+    )
+    return made, labels
+
+
+def to_unit(made: np.ndarray, codec) -> np.ndarray:
+    """Images of a codec's range -> [-1, 1]."""
+    return (made - codec.low) / (codec.high - codec.low) * 2.0 - 1.0
+
+
+def visible(made: np.ndarray, model) -> bool:
+    """Whether these are images, not latents."""
+    return made.shape[-1] in (1, 3) and bool(np.isfinite(model.codec.high))
+
+
+def first_channels(made: np.ndarray) -> np.ndarray:
+    """A look at what is no image: its first three channels, or the first, in [-1, 1]."""
+    shown = made[..., :3] if made.shape[-1] >= 3 else made[..., :1]
+    return shown / max(np.abs(shown).max(), 1e-6)
+
+
+def save_grid(
+    path: pathlib.Path,
+    made: np.ndarray,
+    model,
+    labels: Sequence[int] | None = None,
+    class_names: Sequence[str] | None = None,
+) -> None:
+    """Write images as one PNG, with names above the columns where each column is one class."""
+    across = min(columns(model.network.num_classes), len(made))
+    unit = to_unit(made, model.codec) if visible(made, model) else first_channels(made)
+    names = _names(labels, across, class_names)
+    images.save_png(path, images.grid(unit, columns=across, names=names))
+
+
+def _names(labels, across, class_names):
+    """The name of each column, if all in it are of one class; else None."""
+    if not class_names or labels is None:
+        return None
+    if any(label != labels[i % across] for i, label in enumerate(labels)):
+        return None
+    return [class_names[label] for label in labels[:across]]

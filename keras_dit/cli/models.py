@@ -1,0 +1,150 @@
+"""MODEL: a run's folder, a .keras file or weights from elsewhere."""
+
+import argparse
+import json
+import pathlib
+import zipfile
+from typing import NamedTuple
+
+import keras
+
+from keras_dit import weights
+from keras_dit.cli import options, recipe
+from keras_dit.diffusion import Diffusion
+from keras_dit.registry import nearest_first
+from keras_dit.training import checkpoints
+from keras_dit.training.checkpoints import folder as checkpoint_folder
+
+__all__ = ["Model", "add_arguments", "chosen", "load"]
+
+
+class Model(NamedTuple):
+    """What a command works with.
+
+    Attributes:
+        diffusion: a `Diffusion` whose `generate` uses the weights that were asked for.
+        class_names: names of the classes, or None.
+        taken: which weights they are, in words.
+    """
+
+    diffusion: Diffusion
+    class_names: tuple[str, ...] | None
+    taken: str
+
+
+def add_arguments(command) -> None:
+    """What a model may leave open, and which of its weights are taken."""
+    add = command.add_argument
+    heads = "of the attention, for a file of no published size"
+    add("--num-heads", type=options.count, metavar="N", help=heads)
+    method = f"how a file that does not say it was trained: {', '.join(recipe.METHODS)}"
+    add("--method", type=options.one_of(recipe.METHODS), metavar="NAME", help=method)
+    step = "weights of a run's checkpoint: a number of steps, or best"
+    add("--checkpoint", metavar="STEP", help=step)
+    add("--raw", action="store_true", help="the raw weights, not their average")
+
+
+def chosen(arguments: argparse.Namespace) -> dict:
+    """What `add_arguments` has asked for, as arguments of `load`."""
+    return {name: getattr(arguments, name) for name in ("num_heads", "method", "checkpoint", "raw")}
+
+
+def load(
+    path: str,
+    *,
+    num_heads: int | None = None,
+    method: str | None = None,
+    checkpoint: str | None = None,
+    raw: bool = False,
+) -> Model:
+    """Open a MODEL.
+
+    Args:
+        path: a run's folder, a folder with one .keras file, a .keras file, or what
+            `keras_dit.weights` opens.
+        num_heads, method: what weights from elsewhere leave open.
+        checkpoint: steps of a checkpoint in the run's folder, or "best"; None: the model's file.
+        raw: whether the raw weights are taken, not their average.
+
+    Raises:
+        FileNotFoundError: if there is no such model or checkpoint.
+        ValueError: if the file holds something else.
+    """
+    folder = pathlib.Path(path)
+    file = _keras_file(folder)
+    if file is None:
+        if checkpoint is not None or raw:
+            raise ValueError(f"--checkpoint and --raw are for runs and .keras files, not {path}")
+        return _foreign(path, num_heads, method)
+    if method is not None or num_heads is not None:
+        raise ValueError(f"{path} says itself how it was made: leave out --method and --num-heads")
+    diffusion, taken = _read(file), ""
+    if checkpoint is not None:
+        found = _checkpoint(folder, checkpoint)
+        checkpoints.load(diffusion, found, *checkpoints.read(found))
+        taken = f" of the checkpoint {found.name}"
+    if raw or diffusion.average is None:
+        diffusion, taken = _without_average(diffusion), f"the raw weights{taken}"
+    else:
+        taken = f"the average of the weights{taken}"
+    return Model(diffusion, _class_names(folder), taken)
+
+
+def _keras_file(path):
+    """The .keras file that a path means, or None for weights from elsewhere."""
+    if path.suffix == ".keras":
+        return path
+    if (path / "model.keras").is_file():
+        return path / "model.keras"
+    if (path / "config.json").is_file() and (path / "checkpoints").is_dir():
+        raise FileNotFoundError(f"no model at {path / 'model.keras'}: a run writes it in a minute")
+    found = sorted(path.glob("*.keras")) if path.is_dir() else []
+    return found[0] if len(found) == 1 else None
+
+
+def _read(file):
+    if not file.is_file():
+        raise FileNotFoundError(f"no model at {file}")
+    if not zipfile.is_zipfile(file):
+        raise ValueError(f"{file} is no .keras file, or a broken one")
+    model = keras.saving.load_model(file)
+    if not isinstance(model, Diffusion):
+        raise ValueError(f"{file} holds a {type(model).__name__}, not a Diffusion")
+    return model
+
+
+def _foreign(path, num_heads, method):
+    source = weights.open_source(path)
+    network = source.network(**({} if num_heads is None else {"num_heads": num_heads}))
+    process = {} if method is None else recipe.process(method, network)
+    for note in source.remarks() if method is None else ():
+        print(f"{path}: {note}")
+    # Nothing trains here, so an average would be a second copy of the weights.
+    diffusion = Diffusion(network, **{**source.parts(network, process), **process}, ema=None)
+    return Model(diffusion, source.class_names, "the weights of the file")
+
+
+def _checkpoint(folder, name):
+    place = folder / "checkpoints"
+    known = {str(int(p.stem.partition("_")[2])): p for p in checkpoint_folder.paths(place)}
+    if (place / checkpoint_folder.BEST).exists():
+        known["best"] = place / checkpoint_folder.BEST
+    if name not in known:
+        there = ", ".join(nearest_first(name, known)) or "none"
+        raise FileNotFoundError(f"no checkpoint {name} in {place}; there are: {there}")
+    return known[name]
+
+
+def _without_average(model):
+    parts = ("schedule", "prediction", "objective", "codec")
+    return Diffusion(model.network, **{n: getattr(model, n) for n in parts}, ema=None)
+
+
+def _class_names(folder):
+    """The names that a run keeps in its config.json."""
+    folder = folder.parent if folder.suffix == ".keras" else folder
+    try:
+        names = json.loads((folder / "config.json").read_text())["class_names"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return tuple(names) or None

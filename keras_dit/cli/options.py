@@ -1,0 +1,134 @@
+"""Types of the options, and a parser that answers a mistake with one line."""
+
+import argparse
+import math
+import textwrap
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from keras_dit.registry import nearest_first
+
+__all__ = [
+    "Parser",
+    "amount",
+    "count",
+    "finite",
+    "natural",
+    "one_of",
+    "positive_number",
+    "seeds",
+    "shape",
+    "share",
+    "size",
+    "spelled",
+]
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose help fits 80 columns, and whose errors are one line."""
+
+    def __init__(self, **kwargs):
+        kwargs.setdefault("formatter_class", _Help)
+        super().__init__(**kwargs)
+
+    def error(self, message):
+        """Print the one line and exit with code 2."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+    def spellings(self) -> dict[str, str]:
+        """How a person writes each option, by the name of its value."""
+        options = [action for action in self._actions if action.option_strings]
+        return {action.dest: action.option_strings[0] for action in options}
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog, **kwargs):
+        super().__init__(prog, max_help_position=26, width=79, **kwargs)
+
+    def _split_lines(self, text, width):
+        # Names such as dpmpp-2m are not broken at their hyphens.
+        return textwrap.wrap(text, width, break_on_hyphens=False)
+
+
+def spelled(name: str) -> str:
+    """The option of a setting: image_size -> --image-size."""
+    return "--" + {"source": "from", "folder": "run"}.get(name, name).replace("_", "-")
+
+
+def _number(text, kind, allowed, description):
+    try:
+        value = kind(text)
+    except ValueError:
+        value = math.nan
+    if not allowed(value):  # every comparison with NaN is false
+        raise argparse.ArgumentTypeError(f"must be {description}, not {text!r}")
+    return value
+
+
+def count(text: str) -> int:
+    """An integer of 1 or more."""
+    return _number(text, int, lambda n: n >= 1, "an integer of 1 or more")
+
+
+def natural(text: str) -> int:
+    """An integer of 0 or more."""
+    return _number(text, int, lambda n: n >= 0, "an integer of 0 or more")
+
+
+def finite(text: str) -> float:
+    """A number that is neither infinite nor NaN."""
+    return _number(text, float, math.isfinite, "a finite number")
+
+
+def positive_number(text: str) -> float:
+    """A finite number above 0."""
+    return _number(text, float, lambda x: 0 < x < math.inf, "a finite number above 0")
+
+
+def amount(text: str) -> float:
+    """A finite number of 0 or more."""
+    return _number(text, float, lambda x: 0 <= x < math.inf, "a finite number of 0 or more")
+
+
+def share(text: str) -> float:
+    """A number of at least 0 and below 1."""
+    return _number(text, float, lambda x: 0 <= x < 1, "a share of at least 0 and below 1")
+
+
+def seeds(text: str) -> int | list[int]:
+    """One seed, or several with commas."""
+    found = [natural(part) for part in text.split(",")]
+    return found if len(found) > 1 else found[0]
+
+
+def size(text: str) -> int | tuple[int, int]:
+    """A side such as 64, or height x width such as 64x96."""
+    try:
+        sides = tuple(count(part) for part in text.lower().split("x"))
+    except argparse.ArgumentTypeError:
+        sides = ()
+    if len(sides) not in (1, 2):
+        raise argparse.ArgumentTypeError(
+            f"must be a side such as 64, or height x width such as 64x96, not {text!r}"
+        )
+    return sides[0] if len(sides) == 1 else sides
+
+
+def shape(text: str) -> tuple[int, ...]:
+    """(H, W, C) of an option like 32,32,4."""
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be like 32,32,4, not {text!r}") from None
+
+
+def one_of(names: Iterable[str]) -> Callable[[str], Any]:
+    """One of these names. A wrong one gets them all, the nearest first."""
+
+    def name(text):
+        if text in names:
+            return text
+        choices = ", ".join(nearest_first(text, names))
+        raise argparse.ArgumentTypeError(f"must be one of {choices}, not {text!r}")
+
+    return name

@@ -1,0 +1,124 @@
+"""What a run is given where nobody said it: patch, batch, remat, epochs, by data and memory.
+
+A kernel that runs out of memory kills the process without a word, so what a step will take is
+estimated before it begins.
+"""
+
+import argparse
+import math
+
+from keras_dit import backend
+from keras_dit.cli.common import counted
+from keras_dit.networks import preset_config
+from keras_dit.networks.memory import training_memory
+
+__all__ = ["fill"]
+
+SIZE = {"hidden_size": 128, "depth": 4, "num_heads": 4}  # where neither preset nor size is given
+MOST_TOKENS = 256  # of an image, where the patch is chosen
+IMAGES_SEEN, EPOCHS = 300_000, (5, 500)  # over the whole run; how many epochs that may be
+LARGE, SMALL = 32, 8  # batches at which less memory is sought by remat, and given up
+PROGRAM = 0.6e9  # bytes that a backend takes for itself while it compiles
+SHARE = 0.8  # of the memory that is free
+
+
+def fill(settings: argparse.Namespace, data) -> list[str]:
+    """Choose what is None in the settings of a new run.
+
+    Args:
+        settings: the options of `train`; changed in place.
+        data: the `ImageBatches`; its batch size is changed too.
+
+    Returns:
+        What was chosen and what it takes, a sentence each.
+
+    Raises:
+        ValueError: if a step would not fit into the memory that is free.
+    """
+    _size(settings, data.input_shape)
+    notes = _memory(settings, data)
+    return [_network(settings, data), *notes, *_length(settings, data)]
+
+
+def config(settings: argparse.Namespace, data) -> dict:
+    """The arguments of the network that the settings say, as far as its cost depends on them."""
+    size = preset_config(settings.preset) if settings.preset else {}
+    own = {name: getattr(settings, name) for name in (*SIZE, "patch_size")}
+    size = size or own
+    facts = {"input_shape": data.input_shape, "num_classes": data.num_classes}
+    return {**size, **facts, "remat": bool(settings.remat)}
+
+
+def _size(settings, input_shape):
+    if settings.preset:
+        return  # its numbers are known by its name
+    for name, value in SIZE.items():
+        if getattr(settings, name) is None:
+            setattr(settings, name, value)
+    if settings.patch_size is None:
+        settings.patch_size = patch_size(input_shape)
+
+
+def patch_size(input_shape: tuple[int, int, int]) -> int:
+    """The smallest patch, from 2 on, that leaves an image so many tokens; else the largest."""
+    height, width, _ = input_shape
+    divisor = math.gcd(height, width)
+    sides = [side for side in range(2, divisor + 1) if divisor % side == 0] or [1]
+    return next((s for s in sides if height * width // s**2 <= MOST_TOKENS), sides[-1])
+
+
+def _network(settings, data):
+    chosen = config(settings, data)
+    height, width, _ = data.input_shape
+    tokens = height * width // chosen["patch_size"] ** 2
+    name = (
+        settings.preset or f"{counted(chosen['depth'], 'block')} of width {chosen['hidden_size']}"
+    )
+    return f"network: {name}, patches of {chosen['patch_size']}, {tokens:,} tokens an image"
+
+
+def _memory(settings, data):
+    """Choose the batch, and remat, so that a step fits; say what it takes."""
+    free = backend.free_memory()
+    chosen_batch, chosen_remat = settings.batch_size is None, settings.remat is None
+    batch = data.batch_size if chosen_batch else settings.batch_size
+    settings.remat = bool(settings.remat)
+
+    def takes():
+        return PROGRAM + training_memory(config(settings, data), batch)
+
+    def too_much():
+        return not settings.any_memory and free is not None and takes() > SHARE * free
+
+    while chosen_batch and batch > LARGE and too_much():
+        batch = max(LARGE, batch // 2)
+    if chosen_remat and too_much():
+        settings.remat = True
+    while chosen_batch and batch > SMALL and too_much():
+        batch = max(SMALL, batch // 2)
+    if too_much():
+        raise ValueError(_refusal(settings, batch, takes(), free))
+    settings.batch_size = data.batch_size = batch
+    room = "" if free is None else f" of {free / 1e9:.1f} GB that are free"
+    remat = ", with --remat" if settings.remat else ""
+    memory = f"a step takes about {takes() / 1e9:.1f} GB{room}"
+    return [f"batch: {counted(batch, 'image')}{remat}; {memory}"]
+
+
+def _refusal(settings, batch, takes, free):
+    helps = [] if settings.remat else ["--remat"]
+    helps += [f"--batch-size {max(1, batch // 4)}"] if batch > 1 else []
+    helps += ["a larger --patch-size", "a smaller --image-size", "a smaller network"]
+    return (
+        f"a training step would take about {takes / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. "
+        f"What helps: {', '.join(helps)}; --any-memory tries it all the same"
+    )
+
+
+def _length(settings, data):
+    if settings.epochs is None and settings.steps is None:
+        low, high = EPOCHS
+        settings.epochs = min(max(math.ceil(IMAGES_SEEN / len(data.images)), low), high)
+    epochs = settings.epochs or math.ceil(settings.steps / len(data))
+    settings.epochs, settings.steps = epochs, None
+    return [f"length: {counted(epochs, 'epoch')} of {counted(len(data), 'step')}"]

@@ -1,0 +1,102 @@
+"""How a run is trained: the process, the optimizer and its learning rate, by name."""
+
+import functools
+
+import keras
+
+from keras_dit import objectives, predictions, schedules
+from keras_dit.networks import DiTModel
+from keras_dit.registry import Registry
+
+__all__ = ["METHODS", "OPTIMIZERS", "SCHEDULES", "learning_rate", "optimizer", "process"]
+
+# How images become noise, and what the network learns of it.
+METHODS = Registry(
+    "method",
+    {
+        "ddpm": lambda: {
+            "schedule": schedules.LinearBeta(),
+            "prediction": predictions.Noise(),
+            "objective": objectives.MeanSquaredError(),
+        },
+        "flow": lambda: {
+            "schedule": schedules.RectifiedFlow(),
+            "prediction": predictions.FlowVelocity(),
+            "objective": objectives.MeanSquaredError(times=objectives.LogitNormalTimes()),
+        },
+    },
+)
+
+
+def process(method: str, network: DiTModel) -> dict:
+    """The arguments of `Diffusion` that a method is, its prediction fitted to the network.
+
+    Where the network has twice the channels of its images, they are a learned variance if it says
+    so and the prediction has one, else they mean nothing, as SiT's.
+    """
+    parts = METHODS.named(method)()
+    if network.output_channels == 2 * network.image_shape[-1]:
+        learned = network.learned_variance and parts["prediction"].needs_signal
+        kind = predictions.LearnedVariance if learned else predictions.HalfUnused
+        parts["prediction"] = kind(parts["prediction"])
+    return parts
+
+
+OPTIMIZERS = Registry(
+    "optimizer",
+    {
+        "adamw": keras.optimizers.AdamW,
+        "adam": keras.optimizers.Adam,
+        "lamb": keras.optimizers.Lamb,
+        "lion": keras.optimizers.Lion,
+        "muon": keras.optimizers.Muon,
+        "sgd": functools.partial(keras.optimizers.SGD, momentum=0.9),
+    },
+)
+
+# What is left of the learning rate at the end, as a share of its peak.
+SCHEDULES = Registry("schedule", {"cosine": 0.0, "constant": 1.0})
+
+
+def learning_rate(
+    peak: float, steps: int, warmup: int | None = None, schedule: str = "cosine"
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """A linear rise to the peak, then a cosine to 0, or the peak to the end.
+
+    Args:
+        peak: the highest rate.
+        steps: of the whole run.
+        warmup: steps of the rise; None: a twentieth of the run.
+        schedule: a name of `SCHEDULES`.
+    """
+    warmup = max(1, steps // 20) if warmup is None else min(warmup, steps)
+    end = SCHEDULES.named(schedule)
+    if warmup == 0:
+        return keras.optimizers.schedules.CosineDecay(peak, steps, alpha=end)
+    return keras.optimizers.schedules.CosineDecay(
+        0.0, max(1, steps - warmup), alpha=end, warmup_target=peak, warmup_steps=warmup
+    )
+
+
+def optimizer(
+    rate: keras.optimizers.schedules.LearningRateSchedule,
+    name: str = "adamw",
+    weight_decay: float = 0.0,
+    clip_norm: float = 0.0,
+    accumulate: int = 1,
+) -> keras.optimizers.Optimizer:
+    """A Keras optimizer.
+
+    Args:
+        rate: the learning rate by the number of batches.
+        name: one of `OPTIMIZERS`.
+        weight_decay: share of the weights that a step takes away, times the learning rate.
+        clip_norm: the largest norm of all gradients together; 0: any.
+        accumulate: batches whose gradients make one step.
+    """
+    return OPTIMIZERS.named(name)(
+        learning_rate=rate,
+        weight_decay=weight_decay,
+        global_clipnorm=clip_norm or None,
+        gradient_accumulation_steps=accumulate if accumulate > 1 else None,
+    )

@@ -1,0 +1,66 @@
+"""`train --from MODEL`: a run that starts from weights instead of a new network."""
+
+import argparse
+
+import keras
+
+from keras_dit.cli import models, plan, recipe
+from keras_dit.cli.options import spelled
+from keras_dit.diffusion import Diffusion
+
+__all__ = ["model", "opened"]
+
+SIZES = (*plan.SIZE, "patch_size", "preset")  # which the model brings
+PARTS = ("schedule", "prediction", "objective", "codec")
+
+
+def opened(settings: argparse.Namespace, given: dict, data) -> Diffusion:
+    """The model to start from; its sizes become those of the settings.
+
+    Args:
+        settings: the options of `train`; changed in place.
+        given: those that were given.
+        data: what is trained on.
+
+    Raises:
+        ValueError: if sizes are given too, or the model is not for this data.
+    """
+    wrong = [spelled(name) for name in SIZES if given[name] is not None]
+    if wrong:
+        raise ValueError(f"--from brings its own sizes: leave out {', '.join(wrong)}")
+    found = models.load(settings.source)
+    network = found.diffusion.network
+    here = (network.image_shape, network.num_classes)
+    there = (data.input_shape, data.num_classes)
+    if here != there:
+        raise ValueError(
+            f"--from {settings.source}: its network is for images {here[0]} and {_classes(here[1])}"
+            f", the data has images {there[0]} and {_classes(there[1])}"
+        )
+    for name in (*plan.SIZE, "patch_size"):
+        setattr(settings, name, network.config[name])
+    print(f"start: {found.taken} of {settings.source}")
+    return found.diffusion
+
+
+def _classes(count):
+    return "no classes" if count is None else f"{count} classes"
+
+
+def model(begun: Diffusion, settings: argparse.Namespace, method: str | None) -> Diffusion:
+    """A new model with the weights that `begun` samples with; its average starts from them.
+
+    Args:
+        begun: what `opened` found.
+        settings: the options of `train`.
+        method: if given, the process; else that of `begun`.
+    """
+    weights = begun.sampling_network()
+    policy = keras.saving.serialize_keras_object(keras.dtype_policies.get(settings.dtype))
+    config = {**weights.get_config(), "remat": settings.remat, "dtype": policy}
+    network = type(weights).from_config(config)
+    network.set_weights(weights.get_weights())
+    parts = {name: getattr(begun, name) for name in PARTS}
+    if method is not None:
+        parts |= recipe.process(method, network)
+    return Diffusion(network, **parts, ema=settings.ema)
