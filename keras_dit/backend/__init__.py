@@ -16,13 +16,14 @@ from keras_dit.backend.devices import (
     synchronize,
 )
 from keras_dit.backend.keras_layers import call_layer
-from keras_dit.backend.operations import (
+from keras_dit.backend.kernels import (
     attention,
     layer_norm,
     linear,
     linear_gelu,
     modulated_layer_norm,
     multiply_add,
+    plain_kernels,
     product,
     rms_norm,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "multiply_add",
     "partition",
     "peak_memory",
+    "plain_kernels",
     "product",
     "remat",
     "reuse_freed_memory",

@@ -154,7 +154,8 @@ def _left_to_the_step(variables):
 
 
 def _fused_adam(optimizer, plain_step, plain_decay, gradients, variables, learning_rate):
-    if any(variable.value.is_cuda or variable.dtype != "float32" for variable in variables):
+    takes = all(not v.value.is_cuda and v.dtype == "float32" for v in variables)
+    if torch.compiler.is_compiling() or not takes:
         plain_decay(variables)
         return plain_step(gradients, variables, learning_rate)
     decay = optimizer.weight_decay or 0.0

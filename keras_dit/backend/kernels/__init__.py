@@ -1,0 +1,35 @@
+"""The operations of a network: one plain form of each, and the one that each backend runs best."""
+
+from keras_dit.backend.kernels import plain
+from keras_dit.backend.kernels.choice import choose, plain_kernels
+from keras_dit.backend.selection import BACKEND
+
+if BACKEND == "torch":
+    from keras_dit.backend.kernels import torch_forms as fused
+else:
+    from keras_dit.backend.kernels import xla as fused
+
+SQUARE, ROW, TOKENS, VECTORS, HEADS = (8, 8), (8,), (2, 4, 8), (2, 1, 8), (1, 1, 4, 8)
+
+attention = choose(plain.attention, fused.attention, HEADS, HEADS, HEADS)
+layer_norm = choose(plain.layer_norm, fused.layer_norm, TOKENS, ROW, ROW, 1e-6)
+linear = choose(plain.linear, fused.linear, SQUARE, SQUARE, ROW)
+linear_gelu = choose(plain.linear_gelu, fused.linear_gelu, SQUARE, SQUARE, ROW)
+modulated_layer_norm = choose(
+    plain.modulated_layer_norm, fused.modulated_layer_norm, TOKENS, VECTORS, VECTORS, 1e-6
+)
+multiply_add = choose(plain.multiply_add, fused.multiply_add, TOKENS, VECTORS, TOKENS)
+product = fused.product
+rms_norm = choose(plain.rms_norm, fused.rms_norm, TOKENS, ROW, 1e-6)
+
+__all__ = [
+    "attention",
+    "layer_norm",
+    "linear",
+    "linear_gelu",
+    "modulated_layer_norm",
+    "multiply_add",
+    "plain_kernels",
+    "product",
+    "rms_norm",
+]
