@@ -233,7 +233,7 @@ def test_a_form_that_the_processor_refuses_gives_way_to_the_plain_one(dtype):
     backend.BACKEND == "torch" and not shutil.which("g++"), reason="torch.compile needs a compiler"
 )
 def test_gradients_through_the_backends_compiler():
-    """torch.compile has a form of its own for oneDNN's products, which asks for constant weights."""
+    """torch.compile puts in a product of oneDNN that asks for constant weights."""
     inputs = arrays([(6, 5), (5, 7), (7,)])
     upstream = arrays([(6, 7)], seed=1)[0]
     for index, found in enumerate(gradients(backend.linear_gelu, inputs, upstream, True)):
