@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 import keras_dit
-from keras_dit import cli
-from keras_dit.cli import looks
+from keras_dit import cli, schedules, solvers
 
 
 @pytest.fixture(scope="module")
@@ -62,17 +61,17 @@ def test_the_names_are_in_the_help(capsys):
         cli.main(["sample", "--help"])
     # The help is broken into lines, at hyphens too.
     text = re.sub(r"-\n\s+", "-", capsys.readouterr().out)
-    assert all(name in text for name in [*looks.SOLVERS, *looks.GRIDS])
+    assert all(name in text for name in [*solvers.NAMED, *schedules.GRIDS])
 
 
 def test_every_solver_has_a_name():
-    """Adding a solver is a class and a row."""
+    """Adding a solver is a class and a row; the command and the errors follow."""
     classes = {
         value
         for value in vars(keras_dit.solvers).values()
         if isinstance(value, type) and issubclass(value, keras_dit.solvers.Solver)
     }
-    named = {type(solver) for solver in looks.SOLVERS.values()}
+    named = {type(solver) for solver in solvers.NAMED.values()}
     assert classes - {keras_dit.solvers.Solver} == named
 
 

@@ -5,42 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_dit import guidance, images, schedules, solvers
-from keras_dit.registry import Registry
+from keras_dit import guidance, images, solvers
 
 __all__ = ["GUIDANCE", "STEPS", "columns", "guided", "labels_in_turn", "sampled", "save_grid"]
-
-SOLVERS = Registry(
-    "solver",
-    {
-        "ddim": solvers.DDIM(),
-        "ddim-eta1": solvers.DDIM(1.0),
-        "ddpm": solvers.DDPM(),
-        "ddpm-large": solvers.DDPM(1.0),
-        "dpmpp-2m": solvers.DPMSolverPP2M(),
-        "dpmpp-2m-sde": solvers.DPMSolverPP2MSDE(),
-        "dpmpp-3m": solvers.DPMSolverPP3M(),
-        "euler": solvers.Euler(),
-        "euler-ancestral": solvers.EulerAncestral(),
-        "euler-maruyama": solvers.EulerMaruyama(),
-        "heun": solvers.Heun(),
-        "lcm": solvers.LCM(),
-        "midpoint": solvers.Midpoint(),
-        "unipc-2": solvers.UniPC(2),
-        "unipc-3": solvers.UniPC(3),
-    },
-)
-GRIDS = Registry(
-    "grid",
-    {
-        "karras": schedules.KarrasGrid(),
-        "leading": schedules.LeadingGrid(),
-        "linspace": schedules.LinspaceGrid(),
-        "log-snr": schedules.LogSNRGrid(),
-        "shifted": schedules.ShiftedGrid(),
-        "uniform": schedules.UniformGrid(),
-    },
-)
 
 ROWS = 8  # of a grid
 # What `sample` does unless it is told otherwise, and what training's previews and the demo do.
@@ -73,7 +40,7 @@ def sampled(model, verbose: bool = False) -> tuple[np.ndarray, list[int] | None]
         labels=labels,
         num_images=count,
         steps=STEPS,
-        solver=SOLVERS[SOLVER],
+        solver=solvers.named(SOLVER),
         guidance=guided(GUIDANCE, classes),
         verbose=verbose,
     )

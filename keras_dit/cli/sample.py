@@ -5,10 +5,11 @@ import time
 
 import numpy as np
 
-from keras_dit import caching, files, guidance, images, sampler
+from keras_dit import caching, files, guidance, images, sampler, solvers
 from keras_dit.cli import common, looks, models, options
 from keras_dit.cli.common import counted
 from keras_dit.registry import nearest_first
+from keras_dit.schedules import GRIDS
 
 HELP = "make images with a trained model"
 EXAMPLE = """\
@@ -54,11 +55,11 @@ def _add_what(group):
 def _add_how(group):
     steps = {"type": options.count, "metavar": "N", "default": looks.STEPS}
     group.add_argument("--steps", **steps, help="default: %(default)s")
-    solver = {"type": options.one_of(looks.SOLVERS), "metavar": "NAME", "default": looks.SOLVER}
-    names = ", ".join(looks.SOLVERS)
+    solver = {"type": options.one_of(solvers.NAMED), "metavar": "NAME", "default": looks.SOLVER}
+    names = ", ".join(solvers.NAMED)
     group.add_argument("--solver", **solver, help=f"{names} (default: %(default)s)")
-    grid = {"type": options.one_of(looks.GRIDS), "metavar": "NAME"}
-    names = ", ".join(looks.GRIDS)
+    grid = {"type": options.one_of(GRIDS), "metavar": "NAME"}
+    names = ", ".join(GRIDS)
     group.add_argument("--grid", **grid, help=f"times to visit: {names} (default: the schedule's)")
 
 
@@ -116,8 +117,8 @@ def _request(arguments, found):
         "labels": labels,
         "num_images": count if labels is None else len(labels),
         "steps": arguments.steps,
-        "solver": looks.SOLVERS[arguments.solver],
-        "grid": looks.GRIDS.get(arguments.grid),
+        "solver": solvers.named(arguments.solver),
+        "grid": GRIDS.get(arguments.grid),
         "guidance": _guidance(arguments, classes, found.class_names),
         "cache": _cache(arguments),
         "seed": seeds,

@@ -15,6 +15,7 @@ from keras_dit.schedules.grids import (
     ShiftedGrid,
     UniformGrid,
 )
+from keras_dit.schedules.names import GRIDS, named_grid
 from keras_dit.schedules.tables import (
     CosineBeta,
     LinearBeta,
@@ -25,6 +26,7 @@ from keras_dit.schedules.tables import (
 
 __all__ = [
     "EDM",
+    "GRIDS",
     "ArrayGrid",
     "CosineBeta",
     "KarrasGrid",
@@ -44,4 +46,5 @@ __all__ = [
     "UniformGrid",
     "ZeroTerminalSNR",
     "broadcast",
+    "named_grid",
 ]

@@ -7,12 +7,14 @@ from keras_dit.solvers.dpm import DPMSolverPP2M, DPMSolverPP2MSDE, DPMSolverPP3M
 from keras_dit.solvers.euler import Euler, EulerMaruyama
 from keras_dit.solvers.heun import Heun, Midpoint
 from keras_dit.solvers.lcm import LCM
+from keras_dit.solvers.names import NAMED, named
 from keras_dit.solvers.unipc import UniPC
 
 __all__ = [
     "DDIM",
     "DDPM",
     "LCM",
+    "NAMED",
     "DPMSolverPP2M",
     "DPMSolverPP2MSDE",
     "DPMSolverPP3M",
@@ -23,4 +25,5 @@ __all__ = [
     "Midpoint",
     "Solver",
     "UniPC",
+    "named",
 ]
