@@ -1,5 +1,7 @@
 """Training and sampling as one Keras model."""
 
+import contextlib
+import functools
 import math
 import warnings
 
@@ -18,10 +20,10 @@ from keras_dit.sampling.generation import Generation, Run
 from keras_dit.schedules import LinearBeta, NoiseSchedule, TableSchedule, broadcast
 from keras_dit.serialization import register
 from keras_dit.solvers import DDIM, Solver
-from keras_dit.training import checkpoints, checks
+from keras_dit.training import checks, data, step
 from keras_dit.training.average import WeightAverage
 from keras_dit.training.checkpoints import Checkpoint
-from keras_dit.training.skips import StopOnSkips, all_finite
+from keras_dit.training.skips import StopOnSkips
 
 
 @register
@@ -84,7 +86,7 @@ class Diffusion(keras.Model):
         self._check_parts()
         self.training_seed = keras.random.SeedGenerator()
         self.evaluation_seed = keras.random.SeedGenerator(seed=0)
-        self.average = None if ema is None else WeightAverage(ema, network.weights, name="average")
+        self.average = None if ema is None else WeightAverage(ema, network, name="average")
         self.skipped = self.add_weight(
             shape=(), initializer="zeros", dtype="int32", trainable=False, name="skipped"
         )
@@ -152,16 +154,22 @@ class Diffusion(keras.Model):
                 weight decay, as DiT was trained.
             jit_compile: whether to train through XLA (JAX, TensorFlow) or torch.compile; None:
                 what is faster on this backend.
-            **kwargs: the other arguments of `keras.Model.compile`, but for `loss`.
+            **kwargs: the other arguments of `keras.Model.compile`, but for the loss and metrics. A
+                network that computes in float16 has its loss scaled unless `auto_scale_loss=False`.
+
+        Raises:
+            ValueError: for a loss or metrics.
         """
-        if kwargs.get("loss") is not None:
-            raise ValueError("the loss belongs to Diffusion(objective=...): compile takes none")
+        checks.compiling(kwargs)
         if optimizer is None:
             optimizer = keras.optimizers.AdamW(1e-4, weight_decay=0.0)
+        optimizer = keras.optimizers.get(optimizer)
+        if self.network.compute_dtype == "float16" and kwargs.pop("auto_scale_loss", True):
+            optimizer = step.scaling_loss(optimizer)
         if jit_compile is None:
             jit_compile = backend.jit_compile_training()
-        super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
-        backend.fuse_optimizer(self.optimizer)
+        with step.float32():  # in which Keras then keeps the mean of the loss
+            super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
 
     def get_compile_config(self):
         if not self.compiled:
@@ -192,87 +200,95 @@ class Diffusion(keras.Model):
                 whole, of a data set the first batch.
             FloatingPointError: if many steps in a row had to be skipped.
         """
-        x = checks.data(x, y, self.network, self.codec)
-        validation = kwargs.get("validation_data")
-        if isinstance(validation, (tuple, list)):
-            checks.data(*(*validation, None)[:2], self.network, self.codec)
+        sample_weight = kwargs.pop("sample_weight", None)
+        x, y, sample_weight = data.taken(x, y, sample_weight, self.network, self.codec)
+        validation = kwargs.pop("validation_data", None)
+        if validation is not None:
+            kwargs["validation_data"] = self._validation(validation)
         if not hasattr(x, "shape"):
             kwargs.setdefault("shuffle", False)  # a data set's order is its own
+        if not self.trainable_variables:
+            warnings.warn("the network has nothing to train: trainable is False", stacklevel=2)
         callbacks = [StopOnSkips(), *(callbacks or ())]
         kwargs |= {"batch_size": batch_size, "epochs": epochs, "verbose": verbose}
         checkpoint = next((c for c in callbacks if isinstance(c, Checkpoint)), None)
-        if checkpoint is None:
-            return super().fit(x, y, callbacks=callbacks, **kwargs)
-        callbacks.remove(checkpoint)
-        data = x, y, kwargs.pop("sample_weight", None)
-        with checkpoint.signals():
-            return checkpoints.fit(
-                super().fit, self, checkpoint, data, callbacks=callbacks, **kwargs
-            )
+        train = super().fit
+        if checkpoint is not None:
+            train = functools.partial(checkpoint.train, self, super().fit)
+        with self._average_follows():
+            return train(x, y, sample_weight=sample_weight, callbacks=callbacks, **kwargs)
 
-    def evaluate(self, x=None, y=None, *args, **kwargs):
+    def _validation(self, given):
+        """validation_data as Keras takes it."""
+        parts = given if isinstance(given, (tuple, list)) else (given,)
+        x, *rest = data.taken(*(*parts, None, None)[:3], self.network, self.codec)
+        return (x, *rest) if isinstance(given, (tuple, list)) else x
+
+    @contextlib.contextmanager
+    def _average_follows(self):
+        """While this runs the weights are changed by training."""
+        if self.average is not None:
+            self.average.settle()
+        try:
+            yield
+        finally:
+            if self.average is not None:
+                self.average.trust()
+
+    def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):
+        with self._average_follows():
+            return super().train_on_batch(*data.plain_batch((x, y, sample_weight)), **kwargs)
+
+    def test_on_batch(self, x, y=None, sample_weight=None, **kwargs):
+        return super().test_on_batch(*data.plain_batch((x, y, sample_weight)), **kwargs)
+
+    def evaluate(
+        self, x=None, y=None, batch_size=None, verbose="auto", sample_weight=None, **kwargs
+    ):
         """The loss of the averaged weights, as `keras.Model.evaluate`.
 
         Times and noise are the same at every call, so that two losses can be compared.
+
+        Args:
+            x, y, sample_weight: as for `fit`.
+            batch_size, verbose, **kwargs: as for `keras.Model.evaluate`.
+
+        Raises:
+            ValueError: for images or labels that do not fit the network.
         """
         if not kwargs.get("_use_cached_eval_dataset"):  # as from within fit, which checked it
-            x = checks.data(x, y, self.network, self.codec)
+            x, y, sample_weight = data.taken(x, y, sample_weight, self.network, self.codec)
+            if self.average is not None:
+                self.average.settle()
         fresh = keras.random.SeedGenerator(seed=0)
         self.evaluation_seed.state.assign(ops.convert_to_numpy(fresh.state))
-        if self.average is not None and not self.average.begun:
-            self.average.restart(self.network.weights)  # they may have been loaded since
-        return super().evaluate(x, y, *args, **kwargs)
+        return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
 
-    def call(self, x):
-        return x  # the network runs in compute_loss, where noise and time are drawn
+    def call(self, *_, **__):
+        raise NotImplementedError(checks.NO_OUTPUT)
+
+    def predict(self, *_, **__):
+        raise NotImplementedError(checks.NO_OUTPUT)
+
+    def predict_on_batch(self, *_, **__):
+        raise NotImplementedError(checks.NO_OUTPUT)
 
     def train_step(self, *arguments):
-        return backend.train_step(self, *arguments)
+        return backend.keras_step(self, functools.partial(step.train_step, self), *arguments)
 
-    def training_loss(self, data):
-        """The objective on a batch (x, y, sample_weight) in training; a float32 scalar."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        return self.compute_loss(x, y, sample_weight=sample_weight, training=True)
-
-    def learn(self, loss, gradients, data):
-        """Apply the gradients and move the average, if all is finite; returns the logs."""
-        finite = all_finite([loss, *gradients])
-        variables = [*self.variables, *self.optimizer.variables]
-        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            # It leaves out a step by itself, but has to see it to lower its scale.
-            self._apply(gradients)
-            backend.assign_if(finite, self._move_average, variables)
-        else:
-            backend.assign_if(
-                finite, lambda: (self._apply(gradients), self._move_average()), variables
-            )
-        self.skipped.assign(self.skipped + ops.cast(ops.logical_not(finite), "int32"))
-        x, *_ = keras.utils.unpack_x_y_sample_weight(data)
-        return self._training_logs(loss, finite, ops.shape(x)[0])
-
-    def _apply(self, gradients):
-        backend.apply_gradients(self.optimizer, gradients, self.trainable_variables)
-
-    def _move_average(self):
-        if self.average is not None:
-            self.average.update(self.network.weights)
-
-    def _training_logs(self, loss, finite, count):
-        tracker = next(metric for metric in self.metrics if metric.name == "loss")
-        weight = ops.where(finite, count, 0)  # a skipped step is in no mean
-        tracker.update_state(ops.where(finite, loss, 0.0), sample_weight=weight)
-        loss = ops.where(tracker.count > 0, tracker.result(), float("nan"))
-        return {"loss": loss, "skipped": ops.convert_to_tensor(self.skipped)}
+    def test_step(self, *arguments):
+        return backend.keras_step(self, functools.partial(step.test_step, self), *arguments)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The objective on a batch, a float32 scalar; NaN if a label is out of range."""
         seed = self.training_seed if training else self.evaluation_seed
         x0 = self.codec.encode(x)
-        t = self.schedule.snap(self.objective.sample_times(ops.shape(x0)[0], seed))
-        noise = keras.random.normal(ops.shape(x0), seed=seed, dtype="float32")
-        rates = self.schedule(t)
+        t, noise = step.draw(self.objective.sample_times, ops.shape(x0), seed)
+        rates = self.schedule(self.schedule.snap(t))
         factor = broadcast(rates, x0)
         x_t = factor.alpha * x0 + factor.sigma * noise  # (B, H, W, C)
+        if self.network.num_classes is None:
+            y = None  # what stands beside sample weights
         if y is not None:
             y = self.network.admit(y)
         if training:
@@ -294,6 +310,8 @@ class Diffusion(keras.Model):
 
         Before the first update of the average it has the weights, which may have been loaded since.
         """
+        if self.average is not None:
+            self.average.settle()
         begun = self.average is not None and self.average.begun
         values = self.average.values if begun else None
         return Denoiser(self.network, self.schedule, self.prediction, values)

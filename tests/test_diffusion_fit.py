@@ -184,11 +184,11 @@ def test_the_average_moves_where_half_precision_cannot():
     average, weights = diffusion.average, diffusion.network.weights
     for weight in weights:
         weight.assign(ops.ones(weight.shape))
-    average.restart(weights)
+    average.restart()
     average.updates.assign(100_000)
     for weight in weights:
         weight.assign(ops.full(weight.shape, 1.25))
-    average.update(weights)
+    average.update()
     for value in averages(diffusion).values():
         np.testing.assert_allclose(value, 1.00025, atol=2e-7)
 
@@ -362,7 +362,7 @@ def untouched():
         ({"x": np.zeros((4, 4, 4, 3), "float32")}, r"Received: shape \(4, 4, 4, 3\)"),
         ({"x": np.zeros((4, 4, 4), "float32")}, r"Received: shape \(4, 4, 4\)"),
         ({"x": np.zeros((0, 4, 4, 1), "float32"), "y": np.zeros(0, "int32")},
-         "there are no pictures"),
+         "there are no images"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("way", ["fit", "evaluate", "validation", "dataset"])
@@ -382,7 +382,7 @@ def test_bad_data_is_refused_before_any_step(untouched, change, message, way):
 
 @pytest.mark.parametrize("way", ["fit", "evaluate"])
 def test_pictures_have_to_be_given(untouched, way):
-    with pytest.raises(ValueError, match=r"give pictures as x. Received: x=None"):
+    with pytest.raises(ValueError, match=r"give images as x. Received: x=None"):
         getattr(untouched, way)(verbose=0)
 
 
@@ -400,7 +400,7 @@ def test_pictures_far_out_of_range_are_warned_of_once():
         for _ in range(2):
             diffusion.fit(bad, y, validation_data=(bad, y), verbose=0)
     (message,) = [str(w.message) for w in seen if w.filename == __file__]
-    assert message.startswith("pictures are expected in [-1, 1] but reach from")
+    assert message.startswith("images are expected in [-1, 1] but reach from")
     assert "Pixels(0, 255)" in message
 
 

@@ -272,7 +272,7 @@ def test_no_data_is_an_error(model, tmp_path):
         datasets.image_folder(tmp_path, 4)
     with pytest.raises(ValueError, match=r"fewer images than one batch: .* at most 1"):
         datasets.image_folder(folder_of(tmp_path, a=1), 4)
-    with pytest.raises(ValueError, match="there are no pictures"):
+    with pytest.raises(ValueError, match="there are no images"):
         model.fit(IMAGES[:0], LABELS[:0], verbose=0)
 
 

@@ -30,29 +30,32 @@ from keras_dit.backend.kernels import (
 from keras_dit.backend.partition import combine, partition
 from keras_dit.backend.training import (
     apply_gradients,
-    assign_if,
-    fuse_optimizer,
+    branch,
+    fingerprints,
+    gradients,
+    keras_step,
     move_averages,
     remat,
-    train_step,
 )
 from keras_dit.backend.values import compute_values, holding
 
 __all__ = [
     "BACKEND",
     "apply_gradients",
-    "assign_if",
     "attention",
+    "branch",
     "call_layer",
     "combine",
     "compile_inference",
     "compute_values",
     "device_name",
+    "fingerprints",
     "free_memory",
-    "fuse_optimizer",
+    "gradients",
     "holding",
     "is_out_of_memory",
     "jit_compile_training",
+    "keras_step",
     "layer_norm",
     "linear",
     "linear_gelu",
@@ -67,5 +70,4 @@ __all__ = [
     "reuse_freed_memory",
     "rms_norm",
     "synchronize",
-    "train_step",
 ]

@@ -1,7 +1,9 @@
-"""What a step of training is made of."""
+"""What a step of training is made of: gradients, a branch, the optimizer, the average."""
 
 import functools
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 from keras import ops
@@ -15,76 +17,116 @@ elif BACKEND == "torch":
 else:
     import tensorflow as tf
 
+__all__ = [
+    "apply_gradients",
+    "branch",
+    "fingerprints",
+    "gradients",
+    "keras_step",
+    "move_averages",
+    "remat",
+]
 
-def train_step(model, *arguments):
-    """One step of `fit`, in the form that each of Keras's trainers asks for.
+
+def keras_step(model: keras.Model, step: Callable[[Any], dict], *arguments) -> Any:
+    """Run a step in the form that each of Keras's trainers asks for.
 
     Args:
-        model: a Keras model with two methods of plain `keras.ops`: `training_loss(data)`, a scalar
-            tensor, and `learn(loss, gradients, data)`, which assigns to variables and returns
-            the logs.
-        *arguments: of the trainer's `train_step`: (state, data) on JAX, else (data,).
+        model: the Keras model that is trained or tested.
+        step: data -> logs, in plain `keras.ops`; it reads and assigns to variables.
+        *arguments: of the trainer's method: (state, data) on JAX, else (data,).
 
     Returns:
-        What the trainer's `train_step` returns.
+        What the trainer's method returns: the logs, on JAX with the new state.
 
     Reference:
         Keras guides: Customizing what happens in `fit()`, one for each backend.
     """
-    if BACKEND == "jax":
-        return _train_step_jax(model, *arguments)
-    (data,) = arguments
-    variables = model.trainable_variables
-    if BACKEND == "torch":
-        model.zero_grad()
-        loss = model.training_loss(data)
-        model.optimizer.scale_loss(loss).backward()
-        with torch.no_grad():
-            return model.learn(loss.detach(), [v.value.grad for v in variables], data)
-    with tf.GradientTape() as tape:
-        loss = model.training_loss(data)
-        scaled = model.optimizer.scale_loss(loss)
-    gradients = tape.gradient(scaled, [v.value for v in variables])
-    # Those of a table are sparse; dense they are like all others.
-    gradients = [None if g is None else tf.convert_to_tensor(g) for g in gradients]
-    return model.learn(loss, gradients, data)
-
-
-def _train_step_jax(model, state, data):
-    groups = (
-        model.trainable_variables,
-        model.non_trainable_variables,
-        model.optimizer.variables,
-        model.metrics_variables,
-    )
-    variables = [v for group in groups for v in group]
-    rest = [value for values in state[1:] for value in values]
-
-    def objective(trainable):
-        with keras.StatelessScope(list(zip(variables, [*trainable, *rest]))) as scope:
-            loss = model.training_loss(data)
-            scaled = model.optimizer.scale_loss(loss)
-        return scaled, (loss, [scope.get_current_value(v) for v in variables])
-
-    gradients, (loss, values) = jax.grad(objective, has_aux=True)(state[0])
-    with keras.StatelessScope(list(zip(variables, values))) as scope:
-        logs = model.learn(loss, gradients, data)
+    if BACKEND != "jax":
+        return step(*arguments)
+    state, data = arguments
+    groups = [model.trainable_variables, model.non_trainable_variables, model.metrics_variables]
+    if len(state) == 4:  # in training
+        groups.insert(2, model.optimizer.variables)
+    held = [pair for group in zip(groups, state, strict=True) for pair in zip(*group)]
+    with keras.StatelessScope(held) as scope:
+        logs = step(data)
     return logs, tuple([scope.get_current_value(v) for v in group] for group in groups)
 
 
-def apply_gradients(optimizer, gradients, variables):
-    """Let the optimizer move the variables; inside `learn` of a `train_step`."""
-    if BACKEND != "jax":
-        optimizer.apply(gradients, variables)
+def gradients(
+    objective: Callable[[], tuple], variables: Sequence[keras.Variable], moved: Sequence
+) -> tuple[list, Any]:
+    """The gradients of a scalar; inside a `keras_step`.
+
+    Args:
+        objective: () -> (scalar, what is given back beside the gradients).
+        variables: by whose values the scalar is differentiated.
+        moved: all variables that `objective` reads or assigns to, those of `variables` too.
+
+    Returns:
+        For each variable its gradient, dense, or None; and the second of what `objective` returned.
+    """
+    if BACKEND == "jax":
+        return _gradients_jax(objective, variables, moved)
+    if BACKEND == "torch":
+        for variable in variables:
+            variable.value.grad = None
+        scalar, other = objective()
+        if variables:
+            scalar.backward()
+        return [v.value.grad for v in variables], other.detach()
+    with tf.GradientTape() as tape:
+        scalar, other = objective()
+    found = tape.gradient(scalar, [v.value for v in variables])
+    # Those of a table are sparse; dense they are like all others.
+    return [None if g is None else tf.convert_to_tensor(g) for g in found], other
+
+
+def _gradients_jax(objective, variables, moved):
+    held = [(v, v.value) for v in moved]
+
+    def pure(values):
+        with keras.StatelessScope([*held, *zip(variables, values, strict=True)]) as scope:
+            scalar, other = objective()
+        return scalar, (other, [scope.get_current_value(v) for v in moved])
+
+    found, (other, values) = jax.grad(pure, has_aux=True)([v.value for v in variables])
+    kept = {id(v) for v in variables}
+    for variable, value in zip(moved, values):
+        if id(variable) not in kept:
+            variable.assign(value)
+    return found, other
+
+
+def apply_gradients(
+    optimizer: keras.optimizers.Optimizer, gradients: list, variables: list
+) -> None:
+    """Let the optimizer move the variables; inside a `keras_step`.
+
+    On a CPU torch makes a plain step of Adam or AdamW in one pass over memory, not fifteen, as XLA
+    does by itself.
+    """
+    if not variables:
         return
-    old = [v.value for v in optimizer.variables], gradients, [v.value for v in variables]
-    moved = zip((variables, optimizer.variables), optimizer.stateless_apply(*old))
-    for targets, values in moved:
-        for target, value in zip(targets, values):
-            target.assign(value)
+    if BACKEND == "jax":
+        old = [v.value for v in optimizer.variables], gradients, [v.value for v in variables]
+        moved = zip((variables, optimizer.variables), optimizer.stateless_apply(*old))
+        for targets, values in moved:
+            for target, value in zip(targets, values):
+                target.assign(value)
+        return
+    if BACKEND == "torch":
+        with torch.no_grad():
+            if _can_be_fused(optimizer, gradients, variables):
+                _fused_adam(optimizer, gradients, variables)
+            else:
+                optimizer.apply(gradients, variables)
+        return
+    optimizer.apply(gradients, variables)
 
 
-def assign_if(condition, update, variables):
+def branch(condition: Any, update: Callable[[], None], variables: Sequence) -> None:
     """Run `update()`, which reads and assigns to the variables, where a scalar condition holds.
 
     It is a branch that gives the variables' values whether they have moved or not: so XLA moves
@@ -113,7 +155,7 @@ def assign_if(condition, update, variables):
         variable.assign(value)
 
 
-def move_averages(averages, weights, rate):
+def move_averages(averages: Sequence, weights: Sequence, rate: Any) -> None:
     """a ← a + rate (w − a) for each pair of variables, outside any gradient.
 
     Args:
@@ -134,50 +176,64 @@ def move_averages(averages, weights, rate):
         average.assign(average + rate * (new - average))
 
 
-def fuse_optimizer(optimizer):
-    """Let torch make a step of Adam or AdamW on a CPU in one pass over memory, not fifteen.
+# Private names of Keras's Adam and of torch: without one of them the optimizer makes its own step.
+ADAM_NAMES = (
+    "_clip_gradients",
+    "_get_variable_index",
+    "_momentums",
+    "_use_weight_decay",
+    "_velocities",
+)
+TORCH_ADAM = "_fused_adamw_"
 
-    XLA does so by itself. Any other optimizer stays as it is. The numbers stay too.
+
+@functools.cache
+def _adams():
+    """The classes of which Keras's Adam and AdamW are, which on torch are others than their names.
+
+    A subclass may do more, so that only these are made in one pass.
     """
-    if BACKEND != "torch" or getattr(optimizer, "amsgrad", True):
-        return
-    step = getattr(type(optimizer), "_parallel_update_step", None)
-    if step is type(keras.optimizers.Adam())._parallel_update_step:
-        optimizer._parallel_update_step = functools.partial(
-            _fused_adam, optimizer, optimizer._parallel_update_step, optimizer._apply_weight_decay
-        )
-        optimizer._apply_weight_decay = _left_to_the_step
+    return type(keras.optimizers.Adam()), type(keras.optimizers.AdamW())
 
 
-def _left_to_the_step(variables):
-    return None
+def _can_be_fused(optimizer, gradients, variables):
+    if type(optimizer) not in _adams() or optimizer.amsgrad or optimizer.use_ema:
+        return False
+    if optimizer.gradient_accumulation_steps or optimizer.loss_scale_factor:
+        return False
+    if torch.compiler.is_compiling():  # which makes one pass of it by itself
+        return False
+    if not hasattr(torch, TORCH_ADAM) or not all(hasattr(optimizer, n) for n in ADAM_NAMES):
+        return False
+    return all(gradient is not None for gradient in gradients) and not any(
+        v.value.is_cuda or v.value.dtype != torch.float32 or v.constraint for v in variables
+    )
 
 
-def _fused_adam(optimizer, plain_step, plain_decay, gradients, variables, learning_rate):
-    takes = all(not v.value.is_cuda and v.dtype == "float32" for v in variables)
-    if torch.compiler.is_compiling() or not takes:
-        plain_decay(variables)
-        return plain_step(gradients, variables, learning_rate)
+def _fused_adam(optimizer, gradients, variables):
+    """`optimizer.apply`, for one that `_can_be_fused`."""
+    if not optimizer.built:
+        optimizer.build(variables)
+    pairs = list(zip(optimizer._clip_gradients(gradients), variables, strict=True))
     decay = optimizer.weight_decay or 0.0
-    pairs = list(zip(gradients, variables, strict=True))
     for decayed in (True, False):
         chosen = [pair for pair in pairs if optimizer._use_weight_decay(pair[1]) == decayed]
         if chosen:
-            _fused_adam_step(optimizer, chosen, float(learning_rate), decay if decayed else 0.0)
-    return None
+            _fused_adam_step(optimizer, chosen, decay if decayed else 0.0)
+    optimizer.iterations.assign_add(1)
 
 
-def _fused_adam_step(optimizer, pairs, learning_rate, weight_decay):
+def _fused_adam_step(optimizer, pairs, weight_decay):
     indices = [optimizer._get_variable_index(variable) for _, variable in pairs]
     step = float(optimizer.iterations.value) + 1.0
-    torch._fused_adamw_(
+    getattr(torch, TORCH_ADAM)(
         [variable.value for _, variable in pairs],
         [gradient for gradient, _ in pairs],
         [optimizer._momentums[i].value for i in indices],
         [optimizer._velocities[i].value for i in indices],
         [],
         [torch.tensor(step)] * len(pairs),
-        lr=learning_rate,
+        lr=float(optimizer.learning_rate),
         beta1=optimizer.beta_1,
         beta2=optimizer.beta_2,
         weight_decay=weight_decay,
@@ -188,7 +244,38 @@ def _fused_adam_step(optimizer, pairs, learning_rate, weight_decay):
     )
 
 
-def remat(function):
+def fingerprints(variables: Sequence[keras.Variable]) -> list[int]:
+    """A number for each variable that changes when its values do; not inside a compiled function.
+
+    It is the sum of the values' bits as integers, the same on every backend and in every order.
+    """
+    if BACKEND == "torch":
+        with torch.no_grad():
+            sums = [_bits_torch(v.value).sum() for v in variables]
+    elif BACKEND == "jax":
+        sums = [_bits_jax(v.value).astype("int32").sum() for v in variables]
+    else:
+        sums = [tf.reduce_sum(tf.cast(_bits_tf(v.value), "int32")) for v in variables]
+    return [int(ops.convert_to_numpy(total)) % 2**32 for total in sums]
+
+
+def _bits_torch(value):
+    integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return value.view(integers[value.element_size()]) if value.is_floating_point() else value
+
+
+def _bits_jax(value):
+    if not jax.numpy.issubdtype(value.dtype, jax.numpy.floating):
+        return value
+    return jax.lax.bitcast_convert_type(value, f"int{8 * value.dtype.itemsize}")
+
+
+def _bits_tf(value):
+    value = tf.convert_to_tensor(value)
+    return tf.bitcast(value, f"int{8 * value.dtype.size}") if value.dtype.is_floating else value
+
+
+def remat(function: Callable) -> Callable:
     """`keras.remat`, which on JAX's CPU is one that saves memory.
 
     Args:

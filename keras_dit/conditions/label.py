@@ -105,7 +105,7 @@ def check_labels(labels, num_classes, count=None, name="labels"):
         array = array[:, 0]
     if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
         raise ValueError(
-            f"{name} must be a one-dimensional list of integers. "
+            f"{name} must be a one-dimensional list of integers{_remedy(array, num_classes)}. "
             f"Received: {name} of shape {array.shape} and type {array.dtype}"
         )
     wrong = (array < 0) | (array >= num_classes)
@@ -117,3 +117,12 @@ def check_labels(labels, num_classes, count=None, name="labels"):
     if count is not None and len(array) != count:
         raise ValueError(f"{name} must be {count} in number. Received: {len(array)}")
     return array.astype("int32")
+
+
+def _remedy(array, num_classes):
+    """What to do with labels that are nearly right, for the message."""
+    if array.ndim == 2 and array.shape[1] == num_classes:
+        return ": of one-hot labels give labels.argmax(axis=-1)"
+    if array.ndim == 1 and array.dtype.kind == "f" and (array == array.round()).all():
+        return ': of whole numbers give labels.astype("int32")'
+    return ""

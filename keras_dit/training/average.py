@@ -5,58 +5,176 @@
 so that it starts as a copy of the weights and lengthens with the run.
 """
 
+import contextlib
+import warnings
+
 import keras
+import numpy as np
 from keras import ops
 
 from keras_dit import backend
+from keras_dit.training.checkpoints import names
+
+__all__ = ["WeightAverage"]
 
 
 class WeightAverage(keras.layers.Layer):
-    """Keeps the average of another layer's weights, in float32 whatever their dtype.
+    """Keeps the average of a network's floating weights, in float32 whatever their dtype.
 
     Keras's own average (`use_ema`) overwrites the weights at the end of `fit`, and under bfloat16
     it never moves. This one leaves them alone and is saved beside them.
 
+    It follows each weight by its path: a weight that was added to the network since (an adapter, a
+    new head) joins as a copy. Where somebody else than training has changed weights (`set_weights`,
+    `load_weights`, a merged adapter), the average starts anew as a copy of them, with a warning.
+
     Args:
         decay: in [0, 1).
-        weights: the variables to average.
+        network: the layer whose weights are averaged. It is not tracked.
 
     Raises:
         ValueError: if the decay is out of its range.
+
+    Example:
+
+    ```python
+    average = WeightAverage(0.999, network)
+    average.update()  # after each step
+    ```
     """
 
-    def __init__(self, decay, weights, **kwargs):
+    def __init__(self, decay: float, network: keras.Layer, **kwargs):
         super().__init__(autocast=False, trainable=False, **kwargs)
         if not 0.0 <= decay < 1.0:
             raise ValueError(f"ema must be None or in [0, 1). Received: ema={decay!r}")
         self.decay = decay
-        self.updates = self._variable("updates", (), "int32")
-        self.values = [
-            self._variable(f"average_{i}", weight.shape, "float32")
-            for i, weight in enumerate(weights)
-        ]
-        self.built = True
-        self.restart(weights)
-
-    def _variable(self, name, shape, dtype):
-        return self.add_weight(
-            shape=shape, initializer="zeros", dtype=dtype, trainable=False, name=name
+        object.__setattr__(self, "network", network)
+        self.updates = self.add_weight(
+            shape=(), initializer="zeros", dtype="int32", trainable=False, name="updates"
         )
+        self._names, self._averages = [], []  # alike in order
+        object.__setattr__(self, "_weights", [])  # in that order too; the network's, not tracked
+        self._seen = 0, {}  # the number of updates and the weights' fingerprints at that time
+        self.built = True
+        self.settle()
 
     @property
-    def begun(self):
+    def begun(self) -> bool:
         """Whether it has been updated; not inside a compiled function."""
         return int(ops.convert_to_numpy(self.updates)) > 0
 
-    def restart(self, weights):
-        """Make the average a copy of the weights, which it is before the first update."""
-        for average, weight in zip(self.values, weights, strict=True):
-            # Through numpy: on JAX two variables that share a buffer cannot be donated.
-            average.assign(ops.convert_to_numpy(ops.cast(weight, "float32")))
+    @property
+    def values(self) -> list:
+        """For each of `network.weights` its average; of one that is not floating the weight."""
+        averages = {id(w): a for w, a in zip(self._weights, self._averages, strict=True)}
+        return [averages.get(id(weight), weight) for weight in self.network.weights]
 
-    def update(self, weights):
+    def by_name(self) -> dict:
+        """The averages, variables, by the names of their weights in files."""
+        return dict(zip(self._names, self._averages, strict=True))
+
+    def update(self) -> None:
         """Move towards the weights; inside a training step."""
         n = ops.cast(self.updates, "float32")
         rate = 1.0 - ops.minimum(self.decay, n / (n + 10.0))
-        backend.move_averages(self.values, weights, rate)
+        backend.move_averages(self._averages, self._weights, rate)
         self.updates.assign(self.updates + 1)
+
+    # What others do to the weights; on the host, not inside a compiled function
+
+    def settle(self) -> None:
+        """Follow what others have done to the network since the last step or `trust`.
+
+        Before the first update it is a copy of the weights, whatever they are.
+        """
+        weights = self._followed()
+        begun, replaced = self.begun, self._match(weights)
+        updates, marks = self._seen
+        now = dict(zip(weights, backend.fingerprints(list(weights.values())), strict=True))
+        changed = replaced or any(now.get(name, mark) != mark for name, mark in marks.items())
+        if begun and changed and updates == int(ops.convert_to_numpy(self.updates)):
+            warnings.warn(
+                "the network's weights were changed outside of training: their average starts "
+                "anew as a copy of them",
+                stacklevel=3,
+            )
+            begun = False
+        if not begun:
+            self.restart()
+        self._seen = int(ops.convert_to_numpy(self.updates)), now
+
+    def restart(self) -> None:
+        """Make the average a copy of the weights, as before the first update."""
+        self.updates.assign(0)
+        for average, weight in zip(self._averages, self._weights, strict=True):
+            average.assign(_copy(weight))
+
+    def trust(self) -> None:
+        """Take the weights as they are for those that belong to the average."""
+        weights = self._followed()
+        self._match(weights)
+        now = dict(zip(weights, backend.fingerprints(list(weights.values())), strict=True))
+        self._seen = int(ops.convert_to_numpy(self.updates)), now
+
+    def _followed(self):
+        weights = names.of_weights(self.network)
+        return {n: w for n, w in weights.items() if keras.backend.is_float_dtype(w.dtype)}
+
+    def _match(self, weights):
+        """Drop the averages of weights that are gone, add those of new ones: whether any went."""
+        gone = [name for name in self._names if name not in weights]
+        for place in reversed(range(len(self._names))):
+            name, average = self._names[place], self._averages[place]
+            if name in gone or tuple(average.shape) != tuple(weights[name].shape):
+                self._names.pop(place)
+                self._averages.pop(place)
+        for name, weight in weights.items():
+            if name not in self._names:
+                self._names.append(name)
+                self._averages.append(self._variable(name, weight))
+        self._weights[:] = [weights[name] for name in self._names]
+        return bool(gone)
+
+    def _variable(self, name, weight):
+        """A float32 copy of a weight whose path ends as the weight's does, for a `LayoutMap`."""
+        *scopes, last = name.split("/")
+        with contextlib.ExitStack() as stack:
+            for scope in (self.name, *scopes):
+                stack.enter_context(keras.name_scope(scope))
+            return keras.Variable(_copy(weight), dtype="float32", trainable=False, name=last)
+
+    # Files
+
+    def save_own_variables(self, store):
+        self.settle()
+        store["updates"] = ops.convert_to_numpy(self.updates)
+        store["fingerprints"] = np.array([self._seen[1][name] for name in self._names], "uint32")
+        for name, average in self.by_name().items():
+            store[_key(name)] = ops.convert_to_numpy(average)
+
+    def load_own_variables(self, store):
+        arrays = {key: np.array(store[key]) for key in store.keys()}  # noqa: SIM118, an h5 store
+        if "updates" not in arrays:  # by position, as 0.1.0 wrote it
+            order = ["updates", *map(_key, names.order_of_0_1_0(self._names))]
+            arrays = {key: arrays[str(i)] for i, key in enumerate(order) if str(i) in arrays}
+        wrong = [n for n, a in self.by_name().items() if not _fits(a, arrays.get(_key(n)))]
+        if wrong:
+            raise ValueError(f"the file has no average of {', '.join(wrong[:3])}")
+        self.updates.assign(arrays["updates"])
+        for name, average in self.by_name().items():
+            average.assign(arrays[_key(name)])
+        marks = arrays.get("fingerprints", np.zeros(0)).tolist()
+        self._seen = int(arrays["updates"]), dict(zip(self._names, marks))
+
+
+def _copy(weight):
+    # Through numpy: on JAX two variables that share a buffer cannot be donated.
+    return np.array(ops.convert_to_numpy(ops.cast(weight, "float32")))
+
+
+def _key(name):
+    return name.replace("/", ".")  # a slash would make groups of an h5 file
+
+
+def _fits(variable, array):
+    return array is not None and tuple(variable.shape) == tuple(array.shape)

@@ -2,9 +2,26 @@
 
 import warnings
 
-import keras
 import numpy as np
 from keras import tree
+
+NO_OUTPUT = (
+    "a Diffusion has no output for x alone: generate(labels=...) makes images, evaluate(x, y) "
+    "gives the loss, denoiser() is E[x0 | x_t], and network(x, t, y) the network's output"
+)
+
+
+def compiling(arguments):
+    """Raise ValueError for arguments of `compile` that mean nothing here."""
+    if arguments.get("loss") is not None or arguments.get("loss_weights") is not None:
+        raise ValueError("the loss belongs to Diffusion(objective=...): compile takes none")
+    for name in ("metrics", "weighted_metrics"):
+        if arguments.get(name):
+            raise ValueError(
+                f"{name} would compare an output with a target, and a Diffusion has neither: fit "
+                "and evaluate report the loss; generated images are scored by keras_dit.metrics, "
+                f"in a callback for instance. Received: {name}={arguments[name]!r}"
+            )
 
 
 def instance(name, value, default, kind):
@@ -47,43 +64,16 @@ def requested(network, labels=None, conditions=None, num_images=None):
     return checked, count
 
 
-def data(x, y, network, codec):
-    """x, after its first batch (of arrays, everything) has been found to fit the network."""
-    if hasattr(x, "shape"):
-        _batch(x, y, network, codec)
-        return x
-    if x is None:
-        raise ValueError("give pictures as x. Received: x=None")
-    if isinstance(x, keras.utils.PyDataset):
-        first = None if x.num_batches == 0 else x[0]
-    else:
-        iterator = iter(x)
-        first = next(iterator, None)
-        if iterator is x:  # a generator: what was taken has to be put back
-            x = _chained(first, iterator)
-    if first is None:
-        raise ValueError("the data set is empty")
-    first = first if isinstance(first, (tuple, list)) else (first,)
-    images, labels = (*first, None)[:2]
-    _batch(images, labels, network, codec)
-    return x
-
-
-def _chained(first, rest):
-    """A generator whose first batch has been looked at: that batch, then the rest."""
-    yield first
-    yield from rest
-
-
-def _batch(images, labels, network, codec):
+def batch(images, labels, network, codec):
+    """Raise ValueError unless images and labels fit the network; warn of a range that does not."""
     expected, shape = network.image_shape, tuple(images.shape)
     if len(shape) != 4 or shape[1:] != expected:
         raise ValueError(
-            "pictures must be (batch, height, width, channels), channels last, here "
+            "images must be (batch, height, width, channels), channels last, here "
             f"(batch, {', '.join(map(str, expected))}). Received: shape {shape}"
         )
     if shape[0] == 0:
-        raise ValueError(f"there are no pictures. Received: shape {shape}")
+        raise ValueError(f"there are no images. Received: shape {shape}")
     _warn_of_range(np.asarray(images[:256]), codec)
     if network.conditions and labels is None:
         raise ValueError(f"{_words(network)}: give labels as y")
@@ -105,7 +95,7 @@ def _warn_of_range(images, codec):
     slack = 0.5 * (high - low)  # noise-augmented pictures may overshoot a little
     if images.min() < low - slack or images.max() > high + slack:
         warnings.warn(
-            f"pictures are expected in [{low:g}, {high:g}] but reach from "
+            f"images are expected in [{low:g}, {high:g}] but reach from "
             f"{images.min():g} to {images.max():g}: scale them, or for 0 ... 255 use "
             "Diffusion(codec=keras_dit.codecs.Pixels(0, 255))",
             stacklevel=5,

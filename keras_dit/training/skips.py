@@ -3,17 +3,10 @@
 import keras
 from keras import ops
 
+__all__ = ["MOST_IN_A_ROW", "StopOnSkips"]
+
 # float16 needs up to 15 until its loss scale, 2¹⁵ at first, has come down to 1.
 MOST_IN_A_ROW = 20
-
-
-def all_finite(tensors):
-    """Whether no number of the tensors is infinite or NaN; a scalar tensor.
-
-    It is their sum that is looked at: one pass over each, and no infinity or NaN is lost in it.
-    """
-    sums = [ops.sum(ops.cast(tensor, "float32")) for tensor in tensors if tensor is not None]
-    return ops.isfinite(ops.sum(ops.stack(sums)))
 
 
 class StopOnSkips(keras.callbacks.Callback):
@@ -31,14 +24,18 @@ class StopOnSkips(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
 
+    def on_train_batch_begin(self, batch, logs=None):
+        self.begin = batch
+
     def on_train_batch_end(self, batch, logs=None):
-        self.steps += 1
-        if self.steps % MOST_IN_A_ROW:
+        self.steps += batch + 1 - self.begin  # compiled together, several at once
+        if self.steps < MOST_IN_A_ROW:
             return
         before, self.total = self.total, int(ops.convert_to_numpy(logs["skipped"]))
-        if self.total - before == MOST_IN_A_ROW:
+        steps, self.steps = self.steps, 0
+        if self.total - before == steps:
             raise FloatingPointError(
                 f"training stopped at step {batch + 1} of epoch {self.epoch + 1}: in the last "
-                f"{MOST_IN_A_ROW} steps the loss or a gradient was not finite, or a label out of "
-                "range. None of them was applied. A lower learning rate helps"
+                f"{steps} steps the loss or a gradient was not finite, or a label out of range. "
+                "None of them was applied. A lower learning rate helps"
             )

@@ -8,13 +8,11 @@ from keras_dit.training.checkpoints.callback import Checkpoint, Interrupted
 from keras_dit.training.checkpoints.files import CorruptCheckpointError, read, write
 from keras_dit.training.checkpoints.folder import newest
 from keras_dit.training.checkpoints.state import load, save
-from keras_dit.training.checkpoints.training import fit
 
 __all__ = [
     "Checkpoint",
     "CorruptCheckpointError",
     "Interrupted",
-    "fit",
     "load",
     "newest",
     "read",

@@ -8,11 +8,16 @@ import signal
 import sys
 import threading
 import time
+import warnings
 
 import keras
 import numpy as np
+from keras import ops
 
-from keras_dit.training.checkpoints import folder, state
+from keras_dit.training.checkpoints import folder, positions, state
+from keras_dit.training.checkpoints.training import OneTraining
+
+__all__ = ["Checkpoint", "Interrupted", "plain"]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -68,9 +73,56 @@ class Checkpoint(keras.callbacks.Callback):
         self._found = self._metrics = self._saved = self._signal = None
         self._numbers = []  # of the other callbacks, as they were saved
 
+    # A training
+
+    def train(
+        self,
+        model,
+        fit,
+        x,
+        y,
+        *,
+        sample_weight,
+        callbacks,
+        epochs,
+        verbose,
+        initial_epoch=0,
+        **rest,
+    ):
+        """Train with this checkpoint, from where it stands on.
+
+        Args:
+            model: a compiled `Diffusion`.
+            fit: Keras's `fit` of the model.
+            x, y, sample_weight: arrays or None, or a data set. One with `batch(epoch, index)`, such
+                as `ImageBatches`, can go on within an epoch.
+            callbacks: of the training, this one among them.
+            epochs, verbose, initial_epoch, **rest: as for `keras.Model.fit`.
+
+        Returns:
+            The history of the whole run.
+        """
+        facts = self.open()
+        data = positions.placed(x, y, sample_weight, rest, facts.get("data", {}).get("seed"))
+        if isinstance(data, positions.EpochView):
+            self.data = positions.description(data.data)
+            if facts:
+                positions.check_same(self.folder, self.data, facts["data"])
+        elif self.step:
+            warnings.warn(
+                f"{type(data).__name__} cannot be read from a given batch on: epoch "
+                f"{self.epoch + 1} begins again, with the state that was saved in it",
+                stacklevel=4,
+            )
+            self.step = 0
+        self.others = [callback for callback in callbacks if callback is not self]
+        one = OneTraining(self, data, model, epochs=epochs, verbose=verbose)
+        with self.signals():
+            return one.run(fit, max(self.epoch, initial_epoch), epochs, rest)
+
     # The place to go on from
 
-    def open(self):
+    def open(self) -> dict:
         """Find the newest checkpoint.
 
         Returns:
@@ -123,8 +175,10 @@ class Checkpoint(keras.callbacks.Callback):
             self._metrics = None
 
     def on_train_batch_end(self, batch, logs=None):
-        self.steps += batch + 1 - self.step
-        self.step = batch + 1
+        # Several steps at once, the last ones fewer: Keras then counts beyond the epoch's end.
+        done = min(batch + 1, self.params["steps"] or batch + 1)
+        self.steps += done - self.step
+        self.step = done
         if self.step == self.params["steps"]:
             return  # the end of the epoch follows, with its logs
         if self._signal or self._is_due(self._saved_at):
@@ -132,13 +186,15 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.epoch, self.step = epoch + 1, 0
-        self.rows.append({"epoch": epoch, **logs})
-        if self._signal or self._is_due(self._epoch_saved_at):
-            self._save_epoch(logs)
+        self.rows.append({"epoch": epoch, **plain(logs)})
+        # The last one now: at the end of `fit` some optimizers put other weights into the model.
+        last = epoch + 1 == self.params["epochs"] or self.model.stop_training
+        if self._signal or last or self._is_due(self._epoch_saved_at):
+            self._save_epoch()
 
     def on_train_end(self, logs=None):
         if folder.path_of(self.folder, self.steps) != self._saved:
-            self._save_epoch(logs)
+            self._save_epoch()
 
     # Saving
 
@@ -146,10 +202,11 @@ class Checkpoint(keras.callbacks.Callback):
         every = max(60.0, 50 * self._cost) if self.every is None else self.every
         return time.monotonic() - before >= every
 
-    def _save_epoch(self, logs):
-        score = logs.get("val_loss", logs.get("loss", math.inf))
-        better = score < self.best
-        self.best = min(score, self.best)
+    def _save_epoch(self):
+        row = self.rows[-1] if self.rows else {}
+        score = row.get("val_loss", row.get("loss"))
+        better = isinstance(score, (int, float)) and score < self.best
+        self.best = score if better else self.best
         self.save(better)
         self._epoch_saved_at = self._saved_at
 
@@ -205,4 +262,24 @@ def _numbers(callback):
     given = inspect.signature(type(callback).__init__).parameters
     kinds = (bool, int, float, np.number)
     kept = {n: v for n, v in vars(callback).items() if n not in given and isinstance(v, kinds)}
-    return {n: v.item() if isinstance(v, np.number) else v for n, v in kept.items()}
+    return plain(kept)
+
+
+def plain(values: dict) -> dict:
+    """What JSON can hold of values by name; numbers of numpy and of tensors as Python's.
+
+    What is no number, such as an array that a callback logs, is left out: it must not cost the
+    checkpoint.
+    """
+    found = {name: _plain(value) for name, value in values.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _plain(value):
+    if isinstance(value, (bool, int, float, str)):
+        return value
+    try:
+        array = np.asarray(ops.convert_to_numpy(value))
+        return array.item() if array.size == 1 and array.dtype.kind in "biuf" else None
+    except Exception:  # whatever it is, it is no number
+        return None

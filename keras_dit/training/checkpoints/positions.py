@@ -1,5 +1,6 @@
 """Data whose batches can be had from any place of any epoch on."""
 
+import math
 import random
 
 import keras
@@ -39,18 +40,63 @@ class ArrayBatches:
 
 
 class EpochView(keras.utils.PyDataset):
-    """An epoch of data with `batch(epoch, index)`, from batch `start` on, as `fit` reads it."""
+    """An epoch of data with `batch(epoch, index)`, from batch `start` on, as `fit` reads it.
 
-    def __init__(self, data):
+    Args:
+        data: such as `ArrayBatches`.
+        steps: batches of an epoch, which then go on in the data where those of the last ended;
+            None: all.
+    """
+
+    def __init__(self, data, steps: int | None = None):
         super().__init__()
-        self.data, self.epoch, self.start = data, 0, 0
+        self.data, self.steps, self.epoch, self.start = data, steps or len(data), 0, 0
 
     @property
     def num_batches(self):
-        return len(self.data) - self.start
+        return self.steps - self.start
 
     def __getitem__(self, index):
-        return self.data.batch(self.epoch, self.start + index)
+        number = self.epoch * self.steps + self.start + index
+        return self.data.batch(*divmod(number, len(self.data)))
+
+
+def placed(x, y, sample_weight, arguments: dict, seed: int | None = None):
+    """Data that knows its places, as an `EpochView`; other data as it is.
+
+    Args:
+        x, y, sample_weight: arrays, or a data set and None.
+        arguments: of `keras.Model.fit`, of which those are taken out that are answered here.
+        seed: of the order of arrays; None: a random one.
+
+    Raises:
+        ValueError: if `validation_split` leaves no images on one side.
+    """
+    batch_size, shuffle = arguments.pop("batch_size", None), arguments.pop("shuffle", True)
+    if hasattr(x, "shape"):
+        arrays = x, y, sample_weight
+        split = arguments.pop("validation_split", None)
+        if split and arguments.get("validation_data") is None:
+            arrays, arguments["validation_data"] = _split(arrays, split)
+        x = ArrayBatches(arrays, batch_size, shuffle, seed)
+    if not hasattr(x, "batch") or not hasattr(x, "images"):  # a tf.data.Dataset has another `batch`
+        arguments["shuffle"] = shuffle
+        return x
+    arguments["shuffle"] = False  # its order is its own
+    return EpochView(x, arguments.pop("steps_per_epoch", None))
+
+
+def _split(arrays, share):
+    """The first part and the last share of each array, as Keras splits them."""
+    count = len(arrays[0])
+    place = math.floor(count * (1.0 - share))
+    if not 0 < place < count:
+        raise ValueError(
+            "validation_split must leave images on both sides. "
+            f"Received: validation_split={share} of {count} images"
+        )
+    first = tuple(None if a is None else a[:place] for a in arrays)
+    return first, tuple(None if a is None else a[place:] for a in arrays)
 
 
 def description(data):

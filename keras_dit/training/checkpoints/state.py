@@ -1,7 +1,9 @@
 """The state of a training as arrays: weights, average, optimizer, random numbers, metrics."""
 
-import importlib.metadata
+import collections
+import os
 import re
+import sys
 import warnings
 
 import keras
@@ -9,10 +11,12 @@ import numpy as np
 from keras import ops
 
 from keras_dit.backend import BACKEND
-from keras_dit.training.checkpoints import files
+from keras_dit.training.checkpoints import files, names
+
+__all__ = ["load", "save", "variables"]
 
 
-def variables(model):
+def variables(model: keras.Model) -> dict[str, keras.Variable]:
     """Every variable that a step of `fit` reads or moves, by a name that all runs share.
 
     Args:
@@ -25,16 +29,15 @@ def variables(model):
     network, average, optimizer = model.network, model.average, model.optimizer
     if not optimizer.built:
         optimizer.build(model.trainable_variables)
-    names = [weight.path.removeprefix(f"{network.name}/") for weight in network.weights]
-    named = {f"network/{name}": weight for name, weight in zip(names, network.weights)}
+    if average is not None:
+        average.settle()
+    named = {f"network/{name}": weight for name, weight in names.of_weights(network).items()}
     named["skipped"] = model.skipped
     if average is not None:
         named["average/updates"] = average.updates
-        named |= {f"average/{name}": value for name, value in zip(names, average.values)}
-    for variable in optimizer.variables:
-        owner, _, name = variable.path.partition("/")
-        name = name.removeprefix(f"{network.name}_")
-        named[f"optimizer/{_without_number(owner)}/{name}"] = variable
+        named |= {f"average/{name}": value for name, value in average.by_name().items()}
+    for name, variable in zip(_optimizer_names(model), optimizer.variables, strict=True):
+        named[f"optimizer/{name}"] = variable
     named |= {f"metrics/{variable.path}": variable for variable in model.metrics_variables}
     known = {id(variable) for variable in named.values()}
     rest = [variable for variable in model.variables if id(variable) not in known]
@@ -42,12 +45,25 @@ def variables(model):
     return named
 
 
-def _without_number(name):
-    # Keras numbers the objects of a class: the second AdamW of a program is adam_w_1.
-    return re.sub(r"_\d+$", "", name)
+def _optimizer_names(model):
+    """A name for each variable of the optimizer: its path if that tells it apart, else its place.
+
+    Some variables of Keras have a path that others have too, or one that Keras counts up (those of
+    Adafactor, one of Nadam).
+    """
+    found = []
+    for variable in model.optimizer.variables:
+        owner, _, name = variable.path.partition("/")
+        owner = re.sub(r"_\d+$", "", owner)  # the second AdamW of a program is adam_w_1
+        found.append(f"{owner}/{names.stable(name.removeprefix(f'{model.network.name}_'))}")
+    count = collections.Counter(found)
+    return [
+        name if count[name] == 1 and not name.endswith("/") else f"{place}"
+        for place, name in enumerate(found)
+    ]
 
 
-def save(path, model, facts):
+def save(path: str | os.PathLike, model: keras.Model, facts: dict) -> None:
     """Write the whole state of a training, and facts such as its place.
 
     Args:
@@ -59,12 +75,20 @@ def save(path, model, facts):
         OSError: if that fails.
     """
     arrays = {name: ops.convert_to_numpy(v) for name, v in variables(model).items()}
-    versions = {name: importlib.metadata.version(name) for name in ("keras_dit", "keras", BACKEND)}
+    versions = {name: _version(name) for name in ("keras_dit", "keras", BACKEND)}
     model_facts = {"backend": BACKEND, "versions": versions, "model": model.get_config()}
     files.write(path, {name: np.asarray(a) for name, a in arrays.items()}, model_facts | facts)
 
 
-def load(model, path, arrays, facts):
+def _version(name):
+    """What a module that is loaded calls itself: a fact to note, and no matter if it is unknown.
+
+    The distribution that it came with may have another name (tensorflow-cpu), or be none.
+    """
+    return str(getattr(sys.modules.get(name), "__version__", "unknown"))
+
+
+def load(model: keras.Model, path: str | os.PathLike, arrays: dict, facts: dict) -> None:
     """Put a state that was read into the model.
 
     Raises:
@@ -85,6 +109,8 @@ def load(model, path, arrays, facts):
         variable.assign(
             np.array(arrays[name]).astype(keras.backend.standardize_dtype(variable.dtype))
         )
+    if model.average is not None:
+        model.average.trust()
 
 
 def _name_of_today(name):
@@ -113,6 +139,7 @@ def _fits(variable, array):
     if tuple(variable.shape) != array.shape:
         return False
     # Backends count in integers of different widths.
-    return array.dtype.kind in "iu" or keras.backend.standardize_dtype(variable.dtype) == str(
-        array.dtype
-    )
+    if array.dtype.kind in "iu":
+        return True
+    # JAX holds what is called float64 in float32.
+    return keras.backend.standardize_dtype(variable.value.dtype) == str(array.dtype)

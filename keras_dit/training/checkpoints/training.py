@@ -1,85 +1,53 @@
-"""`fit` from any step on: Keras begins with an epoch, so the rest of one comes first."""
-
-import warnings
+"""One training where Keras runs two: it begins with an epoch, so the rest of one comes first."""
 
 import keras
+import numpy as np
+from keras import ops
 
 from keras_dit.training.checkpoints import positions
 
+__all__ = ["OneTraining"]
 
-def fit(train, model, checkpoint, data, epochs, callbacks, verbose, **kwargs):
-    """Train with a `Checkpoint`.
+
+class OneTraining(keras.callbacks.CallbackList):
+    """Callbacks that see one training, from where the checkpoint stands on.
 
     Args:
-        train: Keras's `fit` of the model.
-        model: the `Diffusion`.
         checkpoint: the `Checkpoint`.
-        data: (pictures, labels, sample weights), arrays or None, or (data set, None, None). A set
-            with `batch(epoch, index)`, such as `ImageBatches`, can go on within an epoch.
-        epochs, callbacks, verbose, **kwargs: as for `keras.Model.fit`.
-
-    Returns:
-        The history of the whole run.
+        data: what `fit` reads.
+        model: the `Diffusion`.
+        epochs, verbose: as for `keras.Model.fit`.
     """
-    facts = checkpoint.open()
-    data = _positioned(data, facts, kwargs)
-    if isinstance(data, positions.EpochView):
-        checkpoint.data = positions.description(data.data)
-        if facts:
-            positions.check_same(checkpoint.folder, checkpoint.data, facts["data"])
-    elif checkpoint.step:
-        warnings.warn(
-            f"{type(data).__name__} cannot be read from a given batch on: epoch "
-            f"{checkpoint.epoch + 1} begins again, with the state that was saved in it",
-            stacklevel=3,
-        )
-        checkpoint.step = 0
-    begin, step = max(checkpoint.epoch, kwargs.pop("initial_epoch", 0)), checkpoint.step
-    checkpoint.others = callbacks
-    together = _OneTraining(checkpoint, data, callbacks, epochs, verbose, model)
-    kwargs |= {"callbacks": together, "verbose": 0}
-    if step:
-        data.start = together.offset = step
-        train(data, initial_epoch=begin, epochs=begin + 1, **kwargs)
-        data.start = together.offset = 0
-    if not (step and model.stop_training):
-        train(data, initial_epoch=begin + bool(step), epochs=epochs, **kwargs)
-    together.close()
-    return model.history
 
-
-def _positioned(data, facts, kwargs):
-    """Data that knows its places as Keras reads it; other data as it is."""
-    data, *rest = data
-    batch_size, shuffle = kwargs.pop("batch_size", None), kwargs.get("shuffle", True)
-    if hasattr(data, "shape"):
-        for name in ("validation_split", "steps_per_epoch"):
-            if kwargs.get(name):
-                raise ValueError(f"{name} does not go with arrays and a Checkpoint")
-        seed = facts["data"].get("seed") if facts else None
-        data = positions.ArrayBatches((data, *rest), batch_size, shuffle, seed)
-    if not hasattr(data, "batch") or isinstance(kwargs.get("steps_per_epoch"), int):
-        return data
-    kwargs["shuffle"] = False  # its order is its own
-    return positions.EpochView(data)
-
-
-class _OneTraining(keras.callbacks.CallbackList):
-    """Callbacks that see one training where Keras runs two."""
-
-    def __init__(self, checkpoint, data, callbacks, epochs, verbose, model):
+    def __init__(self, checkpoint, data, model, epochs, verbose):
         super().__init__(
-            [*callbacks, checkpoint],  # the last, so that it saves what the others changed
+            [*checkpoint.others, checkpoint],  # the last, so that it saves what the others changed
             add_history=True,
             add_progbar=verbose != 0,
             verbose=verbose,
             epochs=epochs,
-            steps=getattr(data, "num_batches", None),
+            steps=getattr(data, "steps", None),
             model=model,
         )
-        self.checkpoint, self.data = checkpoint, data
+        self.checkpoint, self.data, self.trained = checkpoint, data, model
         self.offset = 0  # of the batches that Keras counts
-        self.begun, self.last_logs = False, None
+        self.begun, self.last_logs, self.weights = False, None, []
+
+    def run(self, fit, begin: int, epochs: int, arguments: dict):
+        """Train; returns the history."""
+        arguments = {**arguments, "callbacks": self, "verbose": 0}
+        step = self.checkpoint.step
+        if step:
+            self.data.start = self.offset = step
+            fit(self.data, initial_epoch=begin, epochs=begin + 1, **arguments)
+            self.data.start = self.offset = 0
+            # Some optimizers put other weights into the model at the end of `fit`.
+            for variable, value in zip(self.trained.trainable_variables, self.weights, strict=True):
+                variable.assign(value)
+        if not (step and self.trained.stop_training):
+            fit(self.data, initial_epoch=begin + bool(step), epochs=epochs, **arguments)
+        super().on_train_end(self.last_logs)
+        return self.trained.history
 
     def on_train_begin(self, logs=None):
         if not self.begun:
@@ -93,6 +61,12 @@ class _OneTraining(keras.callbacks.CallbackList):
             self.data.epoch = epoch
         super().on_epoch_begin(epoch, logs)
 
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        if self.offset:
+            variables = self.checkpoint.model.trainable_variables
+            self.weights = [np.array(ops.convert_to_numpy(variable)) for variable in variables]
+
     def on_train_batch_begin(self, batch, logs=None):
         super().on_train_batch_begin(batch + self.offset, logs)
 
@@ -101,7 +75,3 @@ class _OneTraining(keras.callbacks.CallbackList):
 
     def on_train_end(self, logs=None):
         self.last_logs = logs
-
-    def close(self):
-        """The end of the training."""
-        super().on_train_end(self.last_logs)

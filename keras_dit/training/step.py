@@ -1,0 +1,146 @@
+"""A step of training, from a batch to moved weights.
+
+    x_t = α(t) x0 + σ(t) ε,   t and ε drawn;   L = mean of w · loss(network(x_t, t, y), …)
+    weights ← optimizer(weights, ∇L),   average ← average + rate (weights − average)
+
+Reference:
+    Ho et al., Denoising Diffusion Probabilistic Models (2020), algorithm 1.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_dit import backend
+
+__all__ = ["draw", "float32", "scaling_loss", "test_step", "train_step"]
+
+
+def train_step(model: keras.Model, data: Any) -> dict:
+    """One step: the logs, with the model's variables moved.
+
+    It is not applied where the loss or a gradient is not finite: weights, average and optimizer
+    stay as they were, and the step is counted in `model.skipped`.
+
+    Args:
+        model: a compiled `Diffusion`.
+        data: a batch, (x, y, sample_weight) or the first one or two of them.
+    """
+    optimizer, variables = model.optimizer, model.trainable_variables
+    everything = [*model.variables, *optimizer.variables]
+
+    def objective():
+        loss = _loss(model, data, training=True)
+        return optimizer.scale_loss(loss), loss
+
+    gradients, loss = backend.gradients(objective, variables, everything)
+    finite = _all_finite([loss, *gradients])
+    applied = finite
+    if _scales_loss(optimizer):
+        # It leaves out a gradient that is not finite by itself, but has to see it to lower its
+        # scale.
+        applied = ops.isfinite(loss)
+
+    def learn():
+        before = ops.add(optimizer.iterations, 0)
+        backend.apply_gradients(optimizer, gradients, variables)
+        if model.average is None:
+            return
+        if _moves_always(optimizer):
+            model.average.update()
+        else:
+            moved = ops.not_equal(optimizer.iterations, before)
+            backend.branch(moved, model.average.update, model.average.variables)
+
+    backend.branch(applied, learn, everything)
+    model.skipped.assign(model.skipped + ops.cast(ops.logical_not(finite), "int32"))
+    # A skipped step is in no mean.
+    mean = _track(model, ops.where(finite, loss, 0.0), ops.where(finite, _count(data), 0))
+    return {"loss": mean, "skipped": ops.convert_to_tensor(model.skipped)}
+
+
+def test_step(model: keras.Model, data: Any) -> dict:
+    """The logs of a batch in evaluation."""
+    loss = _loss(model, data, training=False)
+    return {"loss": _track(model, loss, _count(data))}
+
+
+def draw(
+    times: Callable, shape: tuple, seed: keras.random.SeedGenerator, first: int = 0, total=None
+) -> tuple:
+    """The times and the noise of a batch.
+
+    They are drawn for the whole batch, of which this may be the part of one device of several: so
+    that the step does not depend on the number of devices.
+
+    Args:
+        times: (count, seed) -> float32 (count,), in [0, 1].
+        shape: (B, ...) of the samples here.
+        seed: the random numbers of all that is drawn; it moves on.
+        first: place of the first sample in the whole batch.
+        total: samples in the whole batch; None: those here.
+
+    Returns:
+        t (B,) and noise (B, ...), float32.
+    """
+    drawn = shape[0] if total is None else total
+    t = times(drawn, seed)
+    noise = keras.random.normal((drawn, *shape[1:]), seed=seed, dtype="float32")
+    if total is None:
+        return t, noise
+    return t[first : first + shape[0]], noise[first : first + shape[0]]
+
+
+def scaling_loss(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """An optimizer that scales the loss, so that gradients in float16 do not vanish."""
+    if _scales_loss(optimizer):
+        return optimizer
+    return keras.optimizers.LossScaleOptimizer(optimizer, name="loss_scale_optimizer")
+
+
+@contextlib.contextmanager
+def float32() -> Iterator[None]:
+    """While this runs `keras.config.floatx()` is float32: times and losses are, whatever it is."""
+    floatx = keras.config.floatx()
+    keras.config.set_floatx("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(floatx)
+
+
+def _loss(model, data, training):
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    return model.compute_loss(x, y, sample_weight=sample_weight, training=training)
+
+
+def _count(data):
+    return ops.shape(keras.utils.unpack_x_y_sample_weight(data)[0])[0]
+
+
+def _track(model, loss, weight):
+    """The mean loss of the epoch so far, with this batch in it; NaN before there is any."""
+    tracker = next(metric for metric in model.metrics if metric.name == "loss")
+    tracker.update_state(loss, sample_weight=weight)
+    return ops.where(tracker.count > 0, tracker.result(), float("nan"))
+
+
+def _all_finite(tensors):
+    """Whether no number of the tensors is infinite or NaN; a scalar tensor.
+
+    It is their sum that is looked at: one pass over each, and no infinity or NaN is lost in it.
+    """
+    sums = [ops.sum(ops.cast(tensor, "float32")) for tensor in tensors if tensor is not None]
+    return ops.isfinite(ops.sum(ops.stack(sums)))
+
+
+def _scales_loss(optimizer):
+    return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+
+
+def _moves_always(optimizer):
+    """Whether each step that is applied moves the weights."""
+    return not (_scales_loss(optimizer) or optimizer.gradient_accumulation_steps)
