@@ -3,13 +3,12 @@
 import contextlib
 import functools
 import math
-import warnings
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_dit import backend, sampling, weights
+from keras_dit import backend, notices, sampling, weights
 from keras_dit.codecs import Codec, Pixels
 from keras_dit.guidance import Guidance, Unguided
 from keras_dit.objectives import Hybrid, MeanSquaredError, Objective
@@ -208,7 +207,7 @@ class Diffusion(keras.Model):
         if not hasattr(x, "shape"):
             kwargs.setdefault("shuffle", False)  # a data set's order is its own
         if not self.trainable_variables:
-            warnings.warn("the network has nothing to train: trainable is False", stacklevel=2)
+            notices.warn("the network has nothing to train: trainable is False")
         callbacks = [StopOnSkips(), *(callbacks or ())]
         kwargs |= {"batch_size": batch_size, "epochs": epochs, "verbose": verbose}
         checkpoint = next((c for c in callbacks if isinstance(c, Checkpoint)), None)
@@ -227,19 +226,23 @@ class Diffusion(keras.Model):
     @contextlib.contextmanager
     def _average_follows(self):
         """While this runs the weights are changed by training."""
-        if self.average is not None:
-            self.average.settle()
+        self._settle_average()
         try:
             yield
         finally:
             if self.average is not None:
                 self.average.trust()
 
+    def _settle_average(self):
+        if self.average is not None:
+            self.average.settle()
+
     def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):
         with self._average_follows():
             return super().train_on_batch(*data.plain_batch((x, y, sample_weight)), **kwargs)
 
     def test_on_batch(self, x, y=None, sample_weight=None, **kwargs):
+        self._settle_average()
         return super().test_on_batch(*data.plain_batch((x, y, sample_weight)), **kwargs)
 
     def evaluate(
@@ -258,8 +261,7 @@ class Diffusion(keras.Model):
         """
         if not kwargs.get("_use_cached_eval_dataset"):  # as from within fit, which checked it
             x, y, sample_weight = data.taken(x, y, sample_weight, self.network, self.codec)
-            if self.average is not None:
-                self.average.settle()
+            self._settle_average()
         fresh = keras.random.SeedGenerator(seed=0)
         self.evaluation_seed.state.assign(ops.convert_to_numpy(fresh.state))
         return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
@@ -287,7 +289,7 @@ class Diffusion(keras.Model):
         rates = self.schedule(self.schedule.snap(t))
         factor = broadcast(rates, x0)
         x_t = factor.alpha * x0 + factor.sigma * noise  # (B, H, W, C)
-        if self.network.num_classes is None:
+        if not self.network.conditions:
             y = None  # what stands beside sample weights
         if y is not None:
             y = self.network.admit(y)
@@ -310,8 +312,7 @@ class Diffusion(keras.Model):
 
         Before the first update of the average it has the weights, which may have been loaded since.
         """
-        if self.average is not None:
-            self.average.settle()
+        self._settle_average()
         begun = self.average is not None and self.average.begun
         values = self.average.values if begun else None
         return Denoiser(self.network, self.schedule, self.prediction, values)

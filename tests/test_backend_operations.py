@@ -329,9 +329,9 @@ def test_fused_steps_are_those_of_the_equations(optimizer, excluded):
     made = optimizer(0.01, weight_decay=0.1)
     variables = [keras.Variable(start[0], name="kernel"), keras.Variable(start[1], name="bias")]
     made.exclude_from_weight_decay(var_names=excluded)
-    backend.fuse_optimizer(made)
+    made.build(variables)
     for pair in zip(pushes[::2], pushes[1::2], strict=True):
-        made.apply([ops.convert_to_tensor(push) for push in pair], variables)
+        backend.apply_gradients(made, [ops.convert_to_tensor(push) for push in pair], variables)
     for which, name in enumerate(["kernel", "bias"]):
         decay = 0.0 if name in excluded else 0.1
         w, m, v = start[which].astype("float64"), 0.0, 0.0

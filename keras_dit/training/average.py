@@ -6,13 +6,12 @@ so that it starts as a copy of the weights and lengthens with the run.
 """
 
 import contextlib
-import warnings
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_dit import backend
+from keras_dit import backend, notices
 from keras_dit.training.checkpoints import names
 
 __all__ = ["WeightAverage"]
@@ -93,10 +92,9 @@ class WeightAverage(keras.layers.Layer):
         now = dict(zip(weights, backend.fingerprints(list(weights.values())), strict=True))
         changed = replaced or any(now.get(name, mark) != mark for name, mark in marks.items())
         if begun and changed and updates == int(ops.convert_to_numpy(self.updates)):
-            warnings.warn(
+            notices.warn(
                 "the network's weights were changed outside of training: their average starts "
-                "anew as a copy of them",
-                stacklevel=3,
+                "anew as a copy of them"
             )
             begun = False
         if not begun:

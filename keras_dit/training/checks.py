@@ -1,9 +1,9 @@
 """What is given to `Diffusion`, checked on the host before any work is done with it."""
 
-import warnings
-
 import numpy as np
 from keras import tree
+
+from keras_dit import notices
 
 NO_OUTPUT = (
     "a Diffusion has no output for x alone: generate(labels=...) makes images, evaluate(x, y) "
@@ -94,9 +94,8 @@ def _warn_of_range(images, codec):
     low, high = codec.low, codec.high
     slack = 0.5 * (high - low)  # noise-augmented pictures may overshoot a little
     if images.min() < low - slack or images.max() > high + slack:
-        warnings.warn(
+        notices.warn(
             f"images are expected in [{low:g}, {high:g}] but reach from "
             f"{images.min():g} to {images.max():g}: scale them, or for 0 ... 255 use "
-            "Diffusion(codec=keras_dit.codecs.Pixels(0, 255))",
-            stacklevel=5,
+            "Diffusion(codec=keras_dit.codecs.Pixels(0, 255))"
         )

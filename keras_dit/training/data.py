@@ -4,6 +4,8 @@ Keras's trainers drop sample weights that have no labels beside them, and take a
 inputs. So images in a list are stacked here, and weights without labels get zeros beside them.
 """
 
+import copy
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -54,7 +56,8 @@ def plain_batch(batch: Any) -> tuple[Any, Any, Any]:
     """
     batch = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
     if len(batch) > 3 or isinstance(batch[0], dict):
-        came = f"a dict of {list(batch[0])}" if len(batch) == 1 else f"{len(batch)} parts"
+        given = isinstance(batch[0], dict)
+        came = f"a dict of {list(batch[0])}" if given else f"{len(batch)} parts"
         raise ValueError(
             "a batch must be images, (images, labels) or (images, labels, sample_weight), and x an "
             "array of images: of a dict give the parts, such as fit(data['image'], data['label']) "
@@ -138,7 +141,15 @@ def _mapped(x):
         return _Mapped(x, lambda batch: _filled(*plain_batch(batch)))
     if hasattr(x, "map") and hasattr(x, "element_spec"):  # a tf.data.Dataset, which has no lists
         return x.map(_filled)
+    if hasattr(x, "collate_fn"):  # a torch DataLoader
+        x = copy.copy(x)
+        x.collate_fn = functools.partial(_collated, x.collate_fn)
+        return x
     return (_filled(*plain_batch(batch)) for batch in x)
+
+
+def _collated(collate, rows):
+    return _filled(*plain_batch(collate(rows)))
 
 
 class _Mapped(keras.utils.PyDataset):

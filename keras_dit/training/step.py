@@ -45,15 +45,16 @@ def train_step(model: keras.Model, data: Any) -> dict:
         applied = ops.isfinite(loss)
 
     def learn():
-        before = ops.add(optimizer.iterations, 0)
-        backend.apply_gradients(optimizer, gradients, variables)
         if model.average is None:
-            return
-        if _moves_always(optimizer):
+            backend.apply_gradients(optimizer, gradients, variables)
+        elif _moves_always(optimizer):
+            backend.apply_gradients(optimizer, gradients, variables)
             model.average.update()
         else:
+            before = ops.add(optimizer.iterations, 0)  # a copy
+            backend.apply_gradients(optimizer, gradients, variables)
             moved = ops.not_equal(optimizer.iterations, before)
-            backend.branch(moved, model.average.update, model.average.variables)
+            backend.branch(moved, model.average.update, everything)
 
     backend.branch(applied, learn, everything)
     model.skipped.assign(model.skipped + ops.cast(ops.logical_not(finite), "int32"))

@@ -8,12 +8,12 @@ import signal
 import sys
 import threading
 import time
-import warnings
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_dit import notices
 from keras_dit.training.checkpoints import folder, positions, state
 from keras_dit.training.checkpoints.training import OneTraining
 
@@ -109,10 +109,9 @@ class Checkpoint(keras.callbacks.Callback):
             if facts:
                 positions.check_same(self.folder, self.data, facts["data"])
         elif self.step:
-            warnings.warn(
+            notices.warn(
                 f"{type(data).__name__} cannot be read from a given batch on: epoch "
-                f"{self.epoch + 1} begins again, with the state that was saved in it",
-                stacklevel=4,
+                f"{self.epoch + 1} begins again, with the state that was saved in it"
             )
             self.step = 0
         self.others = [callback for callback in callbacks if callback is not self]

@@ -3,8 +3,8 @@
 import os
 import pathlib
 import shutil
-import warnings
 
+from keras_dit import notices
 from keras_dit.files import beside, leftovers
 from keras_dit.training.checkpoints import files
 
@@ -53,7 +53,7 @@ def _put_aside(folder, whole):
         if path == whole:
             break
         path.rename(path.with_name(f"{path.name}.corrupt"))
-        warnings.warn(f"corrupt checkpoint: {path}; the one before it is used", stacklevel=3)
+        notices.warn(f"corrupt checkpoint: {path}; the one before it is used")
 
 
 def prune(folder, keep):

@@ -4,12 +4,12 @@ import collections
 import os
 import re
 import sys
-import warnings
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_dit import notices
 from keras_dit.backend import BACKEND
 from keras_dit.training.checkpoints import files, names
 
@@ -99,10 +99,9 @@ def load(model: keras.Model, path: str | os.PathLike, arrays: dict, facts: dict)
     arrays = {_name_of_today(name): array for name, array in arrays.items()}
     _check_names(path, own, arrays)
     if facts["backend"] != BACKEND:
-        warnings.warn(
+        notices.warn(
             f"{path} was written with {facts['backend']}: weights, average and optimizer are the "
-            f"same here, but {BACKEND} draws other random numbers from here on",
-            stacklevel=2,
+            f"same here, but {BACKEND} draws other random numbers from here on"
         )
     for name, variable in own.items():
         # A copy, since the array is mapped from a file that may be replaced.
