@@ -19,6 +19,7 @@ from keras_dit import (
     metrics,
     objectives,
     predictions,
+    processes,
     sampler,
     schedules,
     solvers,
@@ -28,6 +29,7 @@ from keras_dit.diffusion import Diffusion
 from keras_dit.layers import AdaLNBlock, PatchEmbedding
 from keras_dit.networks import DiTModel
 from keras_dit.predictions import Denoised
+from keras_dit.processes import Process
 from keras_dit.sampling.denoiser import Denoiser
 from keras_dit.schedules import Rates
 
@@ -40,6 +42,7 @@ __all__ = [
     "DiTModel",
     "Diffusion",
     "PatchEmbedding",
+    "Process",
     "Rates",
     "caching",
     "checkpoints",
@@ -53,6 +56,7 @@ __all__ = [
     "metrics",
     "objectives",
     "predictions",
+    "processes",
     "sampler",
     "schedules",
     "solvers",

@@ -3,20 +3,19 @@
 import contextlib
 import functools
 import math
+import warnings
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_dit import backend, notices, sampling, weights
+from keras_dit import backend, notices, processes, sampling, weights
 from keras_dit.codecs import Codec, Pixels
 from keras_dit.guidance import Guidance, Unguided
-from keras_dit.objectives import Hybrid, MeanSquaredError, Objective
-from keras_dit.predictions import LearnedVariance, Noise, Prediction
+from keras_dit.objectives import Batch
 from keras_dit.sampling.caching import Cache, check_network
 from keras_dit.sampling.denoiser import Denoiser
 from keras_dit.sampling.generation import Generation, Run
-from keras_dit.schedules import LinearBeta, NoiseSchedule, TableSchedule, broadcast
 from keras_dit.serialization import register
 from keras_dit.solvers import DDIM, Solver
 from keras_dit.training import checks, data, step
@@ -43,13 +42,13 @@ class Diffusion(keras.Model):
 
     Args:
         network: a `DiTModel`.
-        schedule: a `NoiseSchedule`; None: `LinearBeta()`, as DiT was published.
-        prediction: what the network's output means; None: `Noise()`, with `LearnedVariance`
-            if the network has the channels for it.
-        objective: times and weights of the loss; None: `MeanSquaredError()`, or, as DiT was
-            trained, `Hybrid(schedule)` where a table schedule's variance is learned.
-        codec: pictures <-> what the network sees; None: `Pixels()`, pictures in [−1, 1].
+        schedule, prediction, objective: parts of the process that are to be others.
+        codec: images <-> what the network sees; None: `Pixels()`, images in [−1, 1]. A network
+            that it holds is kept and saved with this model, and not trained.
         ema: decay in [0, 1) of the average for each step, or None for no average.
+        process: how data becomes noise and what the network learns of it, a `Process` such as
+            `processes.named("flow")`; None: as DiT was published, "ddpm", or "dit" where the
+            network has the channels for a learned variance.
 
     Raises:
         ValueError: if the parts do not fit each other.
@@ -66,23 +65,20 @@ class Diffusion(keras.Model):
         objective=None,
         codec=None,
         ema=0.9999,
+        *,
+        process=None,
         **kwargs,
     ):
         super().__init__(autocast=False, **kwargs)
         self.network = network
-        self.schedule = checks.instance("schedule", schedule, LinearBeta, NoiseSchedule)
-        self.prediction = checks.instance(
-            "prediction", prediction, lambda: _default_prediction(network), Prediction
-        )
-        self.objective = checks.instance(
-            "objective",
-            objective,
-            lambda: _default_objective(self.schedule, self.prediction),
-            Objective,
-        )
+        parts = {"schedule": schedule, "prediction": prediction, "objective": objective}
+        self.process = processes.for_network(network, process, **parts)
         self.codec = checks.instance("codec", codec, Pixels, Codec)
+        # Where Keras finds them: it looks for layers among the attributes of a model.
+        self.codec_layers = [v for v in vars(self.codec).values() if isinstance(v, keras.Layer)]
+        for layer in self.codec_layers:
+            layer.trainable = False
         self.ema = ema
-        self._check_parts()
         self.training_seed = keras.random.SeedGenerator()
         self.evaluation_seed = keras.random.SeedGenerator(seed=0)
         self.average = None if ema is None else WeightAverage(ema, network, name="average")
@@ -114,28 +110,26 @@ class Diffusion(keras.Model):
             FileNotFoundError: if there is no such file.
             ValueError: for a file that holds no network.
         """
-        names = ("schedule", "prediction", "objective", "codec", "ema")
+        names = ("process", "schedule", "prediction", "objective", "codec", "ema")
         parts = {name: overrides.pop(name) for name in names if name in overrides}
         source = weights.open_source(preset)
         network = source.network(**overrides)
         return cls(network, **{**source.parts(network, parts), **parts})
 
-    def _check_parts(self):
-        channels = self.network.image_shape[-1]
-        expected = self.prediction.output_channels(channels)
-        if self.network.output_channels != expected:
-            raise ValueError(
-                f"the prediction needs a network with {expected} output channels "
-                "(learned_variance=True doubles them). "
-                f"Received: {self.prediction} and {self.network.output_channels} output channels"
-            )
-        self.objective.check(self.schedule, self.prediction)
-        if self.prediction.needs_signal and not ops.convert_to_numpy(self.schedule(1.0).alpha) > 0:
-            raise ValueError(
-                "the clean sample cannot be had from the noise where the schedule has no signal "
-                "(alpha(1) = 0): use predictions.FlowVelocity(), V() or CleanSample(). "
-                f"Received: prediction={self.prediction}, schedule={self.schedule}"
-            )
+    @property
+    def schedule(self):
+        """The `NoiseSchedule` of the process."""
+        return self.process.schedule
+
+    @property
+    def prediction(self):
+        """The `Prediction` of the process."""
+        return self.process.prediction
+
+    @property
+    def objective(self):
+        """The `Objective` of the process."""
+        return self.process.objective
 
     def build(self, *_):
         """Nothing: the network is built at construction."""
@@ -284,26 +278,44 @@ class Diffusion(keras.Model):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The objective on a batch, a float32 scalar; NaN if a label is out of range."""
         seed = self.training_seed if training else self.evaluation_seed
-        x0 = self.codec.encode(x)
+        x0 = self.codec.encode(x, seed)
         t, noise = step.draw(self.objective.sample_times, ops.shape(x0), seed)
         rates = self.schedule(self.schedule.snap(t))
-        factor = broadcast(rates, x0)
-        x_t = factor.alpha * x0 + factor.sigma * noise  # (B, H, W, C)
         if not self.network.conditions:
             y = None  # what stands beside sample weights
         if y is not None:
             y = self.network.admit(y)
         if training:
-            x = self.prediction.network_input(x_t, rates)
-            output = self.network(x, self.schedule.timestep(t), y, training=True)
+            evaluate, y = self._training_network(y, ops.shape(x0)[0])
         else:
             values = None if self.average is None else self.average.values
-            denoiser = Denoiser(self.network, self.schedule, self.prediction, values)
-            output = denoiser.output(x_t, rates, y)
-        loss = self.objective.loss(output, x0, noise, rates, self.prediction)  # (B,)
+            evaluate = Denoiser(self.network, self.schedule, self.prediction, values).output
+        batch = Batch(x0, noise, y)
+        loss = self.objective.loss(
+            lambda x_t, rates, condition=y: evaluate(x_t, rates, condition),
+            batch,
+            rates,
+            self.process,
+        )  # (B,)
         if sample_weight is not None:
             loss = loss * ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
         return ops.mean(loss)
+
+    def _training_network(self, y, count):
+        """The network as an objective evaluates it in training, and the y that is left.
+
+        What a sample loses of y is drawn once: all evaluations of a step are told the same.
+        """
+        told = {"training": True}
+        if y is not None:
+            y = self.network.drop(y, self.network.draw_dropped(count))
+            told["dropped"] = {}
+
+        def evaluate(x_t, rates, condition):
+            x = self.prediction.network_input(x_t, rates)
+            return self.network(x, self.schedule.timestep(rates.t), condition, **told)
+
+        return evaluate, y
 
     # Sampling
 
@@ -433,13 +445,7 @@ class Diffusion(keras.Model):
     # Saving
 
     def get_config(self):
-        parts = {
-            "network": self.network,
-            "schedule": self.schedule,
-            "prediction": self.prediction,
-            "objective": self.objective,
-            "codec": self.codec,
-        }
+        parts = {"network": self.network, "process": self.process, "codec": self.codec}
         config = {name: keras.saving.serialize_keras_object(part) for name, part in parts.items()}
         return {"name": self.name, "ema": self.ema, **config}
 
@@ -447,12 +453,3 @@ class Diffusion(keras.Model):
     def from_config(cls, config, custom_objects=None):
         load = keras.saving.deserialize_keras_object
         return cls(**{name: load(value, custom_objects) for name, value in config.items()})
-
-
-def _default_prediction(network):
-    return LearnedVariance(Noise()) if network.learned_variance else Noise()
-
-
-def _default_objective(schedule, prediction):
-    bound = isinstance(prediction, LearnedVariance) and isinstance(schedule, TableSchedule)
-    return Hybrid(schedule) if bound else MeanSquaredError()

@@ -5,13 +5,14 @@ L = E_{t, x0, ε} [ w(t) ‖ output − target ‖² ],   the mean over a pictur
 
 import math
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
 
 from keras_dit.gaussian import Chain
 from keras_dit.predictions import Denoised, LearnedVariance
-from keras_dit.schedules import TableSchedule, broadcast
+from keras_dit.schedules import Rates, TableSchedule, broadcast
 from keras_dit.serialization import Configurable, register
 
 
@@ -94,26 +95,47 @@ class MinSNR(Weighting):
         return ops.minimum(snr, self.gamma) * prediction.sensitivity(rates) ** 2
 
 
+class Batch(NamedTuple):
+    """What a training step is given.
+
+    Attributes:
+        x0: clean samples, float32 (B, ...).
+        noise: N(0, I) of the shape of x0.
+        condition: what the network is told of them, a nest of tensors (B, ...), or None.
+    """
+
+    x0: Any
+    noise: Any
+    condition: Any = None
+
+    def noisy(self, rates: Rates) -> Any:
+        """x_t = α x0 + σ ε, for rates of shape (B,)."""
+        factor = broadcast(rates, self.x0)
+        return factor.alpha * self.x0 + factor.sigma * self.noise
+
+
 class Objective(Configurable):
     """A training objective. Subclasses are frozen dataclasses."""
 
     example = "objectives.MeanSquaredError()"
 
-    def check(self, schedule, prediction):
-        """Raise ValueError if the objective cannot go with these parts of a `Diffusion`."""
+    def check(self, process):
+        """Raise ValueError if the objective cannot go with the other parts of a `Process`."""
 
     def sample_times(self, n, seed):
         """n times in [0, 1], float32 (n,), from a `keras.random.SeedGenerator`."""
         raise NotImplementedError
 
-    def loss(self, output, x0, noise, rates, prediction):
+    def loss(self, evaluate, batch, rates, process):
         """The loss of each sample.
 
         Args:
-            output: what the network gave, float32 (B, ...).
-            x0, noise: clean samples and the noise added to them, float32 (B, ...).
-            rates: `Rates` of shape (B,).
-            prediction: the `Prediction` that says what the output means.
+            evaluate: (x_t, rates) -> what the network gives there, float32 (B, ...), told what
+                the batch says; `condition=` tells it something else. It may be called again, at
+                other times too, and its gradient reaches the network unless it is stopped.
+            batch: a `Batch`.
+            rates: `Rates` of shape (B,), at the times that were drawn.
+            process: the `Process` that is trained: its schedule and its prediction.
 
         Returns:
             float32 (B,).
@@ -137,9 +159,14 @@ class MeanSquaredError(Objective):
     def sample_times(self, n, seed):
         return self.times(n, seed)
 
-    def loss(self, output, x0, noise, rates, prediction):
-        error = prediction.mean_part(output) - prediction.target(x0, noise, rates)
-        error = ops.mean(ops.square(error), axis=tuple(range(1, len(x0.shape))))
+    def loss(self, evaluate, batch, rates, process):
+        output = evaluate(batch.noisy(rates), rates)
+        return self.error(output, batch, rates, process.prediction)
+
+    def error(self, output, batch, rates, prediction):
+        """The weighted mean square of an output's error, (B,)."""
+        error = prediction.mean_part(output) - prediction.target(batch.x0, batch.noise, rates)
+        error = ops.mean(ops.square(error), axis=tuple(range(1, len(error.shape))))
         return self.weighting(rates, prediction) * error
 
 
@@ -149,10 +176,9 @@ class Hybrid(Objective):
     """The squared error, and for the learned variance the variational bound in bits.
 
     L = ‖ output − target ‖² + L_k, the mean's gradient of L_k stopped: the bound teaches the
-    variance alone. DiT was trained with it.
+    variance alone. DiT was trained with it. The bound is that of the process's table.
 
     Args:
-        schedule: the table whose steps the bound is of: that of the `Diffusion`.
         times: how times are drawn.
 
     Reference:
@@ -160,29 +186,28 @@ class Hybrid(Objective):
         with the bound's weight as facebookresearch/DiT has it.
     """
 
-    schedule: TableSchedule
     times: TimeDistribution = UniformTimes()
 
-    def check(self, schedule, prediction):
-        if schedule != self.schedule:
+    def check(self, process):
+        if not isinstance(process.schedule, TableSchedule):
             raise ValueError(
-                "the objective's schedule must be that of the Diffusion. "
-                f"Received: {self.schedule} and {schedule}"
+                "the variational bound is that of a table: the schedule must be a TableSchedule. "
+                f"Received: schedule={process.schedule}"
             )
-        if not isinstance(prediction, LearnedVariance):
+        if not isinstance(process.prediction, LearnedVariance):
             raise ValueError(
                 "the variational bound teaches a variance: the prediction must be a "
-                f"LearnedVariance. Received: prediction={prediction}"
+                f"LearnedVariance. Received: prediction={process.prediction}"
             )
 
     def sample_times(self, n, seed):
         return self.times(n, seed)
 
-    def loss(self, output, x0, noise, rates, prediction):
-        factor = broadcast(rates, x0)
-        x_t = factor.alpha * x0 + factor.sigma * noise
-        k = ops.cast(ops.round(self.schedule.timestep(rates.t)), "int32")
-        denoised = prediction.denoised(output, x_t, rates)
+    def loss(self, evaluate, batch, rates, process):
+        x_t = batch.noisy(rates)
+        output = evaluate(x_t, rates)
+        k = ops.cast(ops.round(process.schedule.timestep(rates.t)), "int32")
+        denoised = process.prediction.denoised(output, x_t, rates)
         fixed = Denoised(ops.stop_gradient(denoised.x0), denoised.variance_fraction)
-        error = MeanSquaredError().loss(output, x0, noise, rates, prediction)
-        return error + Chain(self.schedule).bound(x0, x_t, k, fixed)
+        error = MeanSquaredError().error(output, batch, rates, process.prediction)
+        return error + Chain(process.schedule).bound(batch.x0, x_t, k, fixed)

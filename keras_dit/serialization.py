@@ -5,6 +5,8 @@ from typing import Any
 
 import keras
 
+from keras_dit import legacy
+
 _NUMBER = "keras_dit.number"
 
 register = keras.saving.register_keras_serializable("keras_dit")
@@ -65,4 +67,5 @@ class Configurable:
     def from_config(cls, config):
         """The object of that configuration."""
         load = keras.saving.deserialize_keras_object
+        config = legacy.translated(cls.__name__, config)
         return cls(**{name: load(value) for name, value in config.items()})

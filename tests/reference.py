@@ -96,8 +96,9 @@ class Reconstruction(Objective):
     def sample_times(self, n, seed):
         return ops.zeros((n,), "float32")
 
-    def loss(self, output, x0, noise, rates, prediction):
-        return ops.mean(ops.square(output - x0), axis=(1, 2, 3))
+    def loss(self, evaluate, batch, rates, process):
+        output = evaluate(batch.noisy(rates), rates)
+        return ops.mean(ops.square(output - batch.x0), axis=(1, 2, 3))
 
 
 # The network

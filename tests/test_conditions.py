@@ -6,7 +6,9 @@ import pytest
 from keras import ops, tree
 from reference import dense, draw_weights, silu, time_features, weights_of
 
+import keras_dit
 from keras_dit.conditions import Label, TimestepEmbedding, Tokens, Vector, check_labels
+from keras_dit.layers import AdaLNBlock, CrossAttention
 
 TIMES = np.array([0.0, 0.125, 1.5, 250.75, 499.0, 998.75, 999.0, 999.25], "float32")
 
@@ -227,15 +229,24 @@ CONDITIONS = [
 
 
 @pytest.mark.parametrize("condition", CONDITIONS, ids=lambda c: type(c).__name__)
-def test_a_condition_is_copied_with_the_width_of_its_network(condition):
-    copy = condition.copy(8, name="other")
-    config = {**condition.get_config(), "hidden_size": 8, "name": "other"}
+def test_a_condition_gives_the_width_of_its_network(condition):
+    network = keras_dit.DiTModel(
+        (4, 4, 1), 2, 8, 1, 2,
+        conditions={"told": condition},
+        block=AdaLNBlock(2, cross_attention=CrossAttention(2)),
+    )  # fmt: skip
+    copy = network.conditions["told"]
+    config = {**condition.get_config(), "hidden_size": 8, "name": "told"}
     assert copy.get_config() == config
-    assert not copy.built
     told = copy(copy.null(2))
     assert {x.shape[-1] for x in (told.vector, told.tokens) if x is not None} == {8}
-    with pytest.raises(ValueError, match="hidden_size of the condition other must be None or the"):
-        copy.copy(16)
+
+
+def test_a_condition_of_another_width_is_refused():
+    with pytest.raises(ValueError, match="hidden_size of the condition told must be None or that"):
+        keras_dit.DiTModel((4, 4, 1), 2, 8, 1, 2, conditions={"told": Label(3, 16)})
+    with pytest.raises(ValueError, match="the block has no attention to them"):
+        keras_dit.DiTModel((4, 4, 1), 2, 8, 1, 2, conditions={"told": Tokens(3, 2)})
 
 
 # The check
@@ -253,7 +264,7 @@ def test_good_labels_become_int32(labels):
     [
         ([0, 3], None, r"labels must lie in 0 ... 2. Received: 3 at index 1"),
         ([0, 1, -1], None, r"labels must lie in 0 ... 2. Received: -1 at index 2"),
-        ([0.0, 1.0], None, r"list of integers. Received: labels of shape \(2,\) and type float64"),
+        ([0.0, 1.0], None, r"list of integers.* Received: labels of shape \(2,\) and type float64"),
         ([True, False], None, "list of integers.* type bool"),
         (["0"], None, "list of integers.* type <U1"),
         ([[0, 1]], None, r"list of integers.* shape \(1, 2\)"),

@@ -21,6 +21,7 @@ from reference import (
 )
 
 import keras_dit
+from keras_dit.conditions import TimestepEmbedding
 from keras_dit.networks import PRESETS, SIZES, count_parameters, multiply_adds, preset_config
 from keras_dit.predictions import FlowVelocity
 
@@ -349,7 +350,7 @@ CHANGED = {
     "mlp_ratio": 2.0,
     "label_dropout": 0.3,
     "remat": True,
-    "frequency_shift": 1,
+    "time": TimestepEmbedding(frequency_shift=1),
     "dtype": "mixed_bfloat16",
     "name": "mine",
 }

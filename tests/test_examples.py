@@ -70,3 +70,16 @@ def test_the_demo_runs(tmp_path):
     assert "cut and joined, the same: True" in done.stdout
     written = sorted(path.name for path in (tmp_path / "runs" / "dit_demo").iterdir())
     assert written == ["guidance.png", "trajectory.png"]
+
+
+def test_every_kind_of_part_can_come_from_outside():
+    """It trains with all of them, and a fresh process loads them and makes the same images."""
+    done = subprocess.run(
+        [sys.executable, FOLDER / "own_parts.py"],
+        env={**os.environ, "KERAS_BACKEND": keras_dit.backend.BACKEND},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the same from .npz: True" in done.stdout
+    assert float(done.stdout.split()[-1]) < 1e-5

@@ -9,6 +9,7 @@ import keras_dit
 
 PACKAGE = pathlib.Path(keras_dit.__file__).parent
 FLOORS = (
+    {"legacy"},
     {
         "command",
         "draws",

@@ -20,11 +20,12 @@ from keras_dit import (
     schedules,
     solvers,
 )
+from keras_dit.processes import Process
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
 LEARNED = predictions.LearnedVariance(predictions.Noise())
 TABLES = {"linear": schedules.LinearBeta(), "cosine": schedules.CosineBeta()}
-HYBRID = objectives.Hybrid(schedules.LinearBeta())
+HYBRID = objectives.Hybrid()
 FRACTIONS = {"learned": None, "small": 0.0, "large": 1.0}
 
 
@@ -222,7 +223,8 @@ def loss_of(objective, output):
     arrays = diffusion_arrays("training")
     x0, noise = map(ops.convert_to_tensor, (arrays["x0"], arrays["noise"]))
     rates = at(schedules.LinearBeta(), arrays["timesteps"])
-    return objective.loss(output, x0, noise, rates, LEARNED)
+    process = Process(schedules.LinearBeta(), LEARNED, objective)
+    return objective.loss(lambda *_: output, objectives.Batch(x0, noise), rates, process)
 
 
 def test_the_hybrid_loss_is_the_published_one():
@@ -291,13 +293,13 @@ def test_a_learned_variance_trains_through_fit():
 def test_the_default_objective_follows_the_parts():
     small = network()
     cosine = Diffusion(small, schedules.CosineBeta(), ema=None)
-    assert cosine.objective == objectives.Hybrid(schedules.CosineBeta())
+    assert cosine.objective == objectives.Hybrid()
     flow = predictions.LearnedVariance(predictions.FlowVelocity())
     assert Diffusion(small, schedules.RectifiedFlow(), flow, ema=None).objective == (
         objectives.MeanSquaredError()
     )
-    with pytest.raises(ValueError, match="schedule must be that of the Diffusion"):
-        Diffusion(small, schedules.CosineBeta(), objective=HYBRID)
+    with pytest.raises(ValueError, match="schedule must be a TableSchedule"):
+        Diffusion(small, schedules.RectifiedFlow(), objective=HYBRID)
     with pytest.raises(ValueError, match="must be a LearnedVariance"):
         Diffusion(
             small,

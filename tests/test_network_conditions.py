@@ -21,7 +21,7 @@ def make(**settings):
 
 def inputs(n=4):
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((n, *SHAPE)).astype("float32")
+    x = rng.uniform(-1, 1, (n, *SHAPE)).astype("float32")
     t = rng.uniform(0, 999, n).astype("float32")
     y = {
         "label": rng.integers(0, 3, n).astype("int32"),

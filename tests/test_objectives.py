@@ -8,7 +8,14 @@ import pytest
 from keras import ops
 
 from keras_dit import predictions, schedules
-from keras_dit.objectives import LogitNormalTimes, MeanSquaredError, MinSNR, UniformTimes
+from keras_dit.objectives import (
+    Batch,
+    LogitNormalTimes,
+    MeanSquaredError,
+    MinSNR,
+    UniformTimes,
+)
+from keras_dit.processes import Process
 
 COUNT = 40000
 
@@ -39,6 +46,19 @@ def test_times_follow_their_distribution(distribution, share_below):
         share = share_below(t)
         deviation = max(np.sqrt(share * (1 - share) / COUNT), 1e-4)
         assert abs((drawn < t).mean() - share) < 4 * deviation
+
+
+def loss_of(objective, output, x0, noise, rates, prediction):
+    """The loss where the network gives `output` at the noisy samples, and only there."""
+    batch = Batch(x0, noise)
+
+    def evaluate(x_t, at):
+        np.testing.assert_allclose(numpy(x_t), numpy(batch.noisy(rates)), atol=1e-6)
+        assert at is rates
+        return output
+
+    process = Process(schedules.LinearBeta(), prediction, objective)
+    return objective.loss(evaluate, batch, rates, process)
 
 
 def test_times_are_drawn_anew_and_again_from_their_seed():
@@ -99,7 +119,8 @@ def test_weighted_losses_of_one_estimate_of_x0_agree(prediction):
     tensors = map(ops.convert_to_tensor, (x0, noise, guess, implied_noise))
     clean, noise, estimate, implied_noise = tensors
     output = prediction.target(estimate, implied_noise, rates)
-    loss = numpy(MeanSquaredError(weighting=MinSNR()).loss(output, clean, noise, rates, prediction))
+    objective = MeanSquaredError(weighting=MinSNR())
+    loss = numpy(loss_of(objective, output, clean, noise, rates, prediction))
     weight = np.minimum((alpha / sigma) ** 2, 5.0)
     expected = (weight * (guess - x0).astype("float64") ** 2).mean(axis=(1, 2, 3))
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
@@ -118,7 +139,7 @@ def test_the_loss_is_the_weighted_mean_of_squares(weighting, learned):
     weight = 1.0 if weighting is None else np.minimum(snr, 2.0) / snr
     expected = weight * ((output[..., :2] - noise).astype("float64") ** 2).mean(axis=(1, 2, 3))
     tensors = map(ops.convert_to_tensor, (output, x0, noise))
-    loss = objective.loss(*tensors, rates, prediction)
+    loss = loss_of(objective, *tensors, rates, prediction)
     np.testing.assert_allclose(numpy(loss), expected, rtol=1e-5)
 
 

@@ -7,17 +7,26 @@ import json
 import keras
 import pytest
 
-from keras_dit import caching, codecs, guidance, objectives, predictions, schedules, solvers
+from keras_dit import (
+    caching,
+    codecs,
+    guidance,
+    objectives,
+    predictions,
+    processes,
+    schedules,
+    solvers,
+)
 from keras_dit.serialization import Configurable
 
-MODULES = (caching, codecs, guidance, objectives, predictions, schedules, solvers)
+MODULES = (caching, codecs, guidance, objectives, predictions, processes, schedules, solvers)
 
 
 # What has no defaults.
 ARGUMENTS = {
     "NegativeLabel": {"label": 3},
     "ArrayGrid": {"times": (1.0, 0.5)},
-    "Hybrid": {"schedule": schedules.LinearBeta()},
+    "Process": {"schedule": schedules.LinearBeta(), "prediction": predictions.Noise()},
 }
 
 

@@ -178,8 +178,8 @@ def test_a_folder_of_diffusers_gives_its_numbers():
         network = weights.load(folder)
         output = run(network, arrays["x"], arrays["t"], arrays["y"])
         np.testing.assert_allclose(output, arrays["output"], rtol=0, atol=2e-5)
-    assert network.config["frequency_shift"] == 1
-    assert network.config["mlp_epsilon"] == 1e-5
+    assert network.time.frequency_shift == 1
+    assert network.blocks[0].mlp_norm.epsilon == 1e-5
 
 
 def diffusers_folder(tmp_path, arrays=None, file="diffusion_pytorch_model.bin", **changes):

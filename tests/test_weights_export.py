@@ -103,7 +103,7 @@ def test_time_features_that_diffusers_does_not_have_are_warned_of(tmp_path):
     with pytest.warns(UserWarning, match="diffusers computes the time's features otherwise"):
         weights.export(network, tmp_path, format="diffusers")
     assert_equal(read(tmp_path), read(FILES / "legacy.pt"))
-    assert weights.load(tmp_path).config["mlp_epsilon"] == 1e-6
+    assert weights.load(tmp_path).blocks[0].mlp_norm.epsilon == 1e-6
 
 
 def test_an_interrupted_export_leaves_the_file_that_was_there(tmp_path):

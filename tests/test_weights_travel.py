@@ -23,6 +23,8 @@ from keras_dit import (
     weights,
 )
 from keras_dit.cli import main, recipe
+from keras_dit.conditions import TimestepEmbedding
+from keras_dit.layers import AdaLNBlock, LayerNorm
 from keras_dit.serialization import register
 from keras_dit.weights import layout
 from keras_dit.weights.files import Stored, pytorch
@@ -81,9 +83,13 @@ def test_process_names_and_shape_come_back(target, tmp_path):
     assert Diffusion.from_preset(source).network.config == model.network.config
 
 
+# With the epsilon of diffusers.
+DIFFUSERS = AdaLNBlock(8, 2.5, norm=(LayerNorm(), LayerNorm(1e-5)))
+
+
 @pytest.mark.parametrize("target", TARGETS[:2])
 def test_a_rectangle_and_other_heads_come_back(target, tmp_path):
-    network = DiTModel((4, 12, 3), 2, 16, 1, 8, num_classes=4, mlp_ratio=2.5, mlp_epsilon=1e-5)
+    network = DiTModel((4, 12, 3), 2, 16, 1, 8, num_classes=4, mlp_ratio=2.5, block=DIFFUSERS)
     weights.export(network, tmp_path / target)
     assert weights.load(tmp_path / target).config == network.config
 
@@ -243,7 +249,8 @@ def test_a_process_that_diffusers_does_not_have_is_said_and_comes_back(tmp_path)
 
 def test_the_class_that_a_pipeline_takes_for_none_is_warned_of(tmp_path):
     pytest.importorskip("safetensors")
-    network = DiTModel((4, 4, 4), 2, 8, 1, 2, num_classes=3, frequency_shift=1)
+    time = TimestepEmbedding(frequency_shift=1)
+    network = DiTModel((4, 4, 4), 2, 8, 1, 2, num_classes=3, time=time)
     with pytest.warns(UserWarning, match="takes 1000 for the class of nothing; .* is 3"):
         weights.export(network, tmp_path, "diffusers")
     assert json.loads((tmp_path / "config.json").read_text())["out_channels"] == 4
@@ -252,7 +259,8 @@ def test_the_class_that_a_pipeline_takes_for_none_is_warned_of(tmp_path):
 @pytest.mark.filterwarnings("ignore:DiTPipeline")
 def test_out_channels_of_null_are_read_and_written_as_a_number(tmp_path):
     pytest.importorskip("safetensors")
-    network = DiTModel((4, 4, 4), 2, 8, 1, 2, num_classes=3, frequency_shift=1)
+    time = TimestepEmbedding(frequency_shift=1)
+    network = DiTModel((4, 4, 4), 2, 8, 1, 2, num_classes=3, time=time)
     weights.export(network, tmp_path, "diffusers")
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "out_channels": None}))

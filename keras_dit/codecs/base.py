@@ -1,23 +1,51 @@
-"""Pictures <-> what the network sees.
+"""Images <-> what the network sees.
 
-A codec's `encode` runs inside the training step, on tensors; its `decode` on the host.
+A codec's `encode` runs inside the training step, on tensors; its `decode` on the host, batch by
+batch.
 """
 
 import math
+from typing import Any
+
+import numpy as np
 
 from keras_dit.serialization import Configurable
 
 
 class Codec(Configurable):
-    """Pictures <-> samples of about unit size. Subclasses are frozen dataclasses."""
+    """Images <-> samples of about unit size. Subclasses are frozen dataclasses.
+
+    A field may hold a Keras model, such as an autoencoder: `Diffusion` then keeps it, without
+    training it, and saves it with the rest.
+
+    Attributes:
+        low, high: the range in which images are expected, and to which decoded ones are clipped.
+    """
 
     example = "codecs.Pixels()"
-    low, high = -math.inf, math.inf  # the range in which pictures are expected
+    low, high = -math.inf, math.inf
 
-    def encode(self, images):
-        """Tensor of pictures (B, H, W, C), any number type -> float32 samples x0."""
+    def encode(self, images: Any, seed: Any = None) -> Any:
+        """Images of a batch as samples; within the training step.
+
+        Args:
+            images: tensor (B, ...) of what `fit` is given, any number type.
+            seed: a `keras.random.SeedGenerator` for a codec that draws at random; None: none is
+                drawn, the most likely samples.
+
+        Returns:
+            x0, float32 tensor (B, ...).
+        """
         raise NotImplementedError
 
-    def decode(self, samples):
-        """numpy samples x0 -> numpy float32 pictures."""
+    def decode(self, samples: np.ndarray) -> np.ndarray:
+        """Samples x0 of a batch, numpy (B, ...) -> numpy float32 images."""
         raise NotImplementedError
+
+    def data_shape(self, sample_shape: tuple) -> tuple:
+        """The shape of what `fit` is given, one image, where the network sees that shape."""
+        return sample_shape
+
+    def sample_shape(self, data_shape: tuple) -> tuple:
+        """The shape that the network sees of images of that shape; inverse of `data_shape`."""
+        return data_shape

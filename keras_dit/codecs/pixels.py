@@ -29,7 +29,7 @@ class Pixels(Codec):
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise ValueError(f"low must be below high, both finite. Received: {self}")
 
-    def encode(self, images):
+    def encode(self, images, seed=None):
         images = ops.cast(images, "float32")
         if (self.low, self.high) == (-1.0, 1.0):
             return images
@@ -55,7 +55,7 @@ class Latents(Codec):
         if not (math.isfinite(self.scale) and self.scale > 0):
             raise ValueError(f"scale must be positive and finite. Received: scale={self.scale}")
 
-    def encode(self, images):
+    def encode(self, images, seed=None):
         return ops.cast(images, "float32") * self.scale
 
     def decode(self, samples):

@@ -30,6 +30,8 @@ class Condition(keras.layers.Layer):
         Ho, Salimans: Classifier-Free Diffusion Guidance (2022), algorithm 1.
     """
 
+    gives_tokens = False  # whether its context has tokens, which a block has to attend to
+
     def __init__(self, hidden_size: int | None = None, dropout: float | None = None, **kwargs):
         # Without autocast values arrive as they are: bfloat16 would round numbers.
         super().__init__(autocast=False, **kwargs)
@@ -73,35 +75,25 @@ class Condition(keras.layers.Layer):
         """
         return values
 
-    def call(self, values, training=None, dropped=None):
+    def call(self, values, training=None):
         values = self.prepare(values)
         if training and self.dropout:
-            dropped = self.draw(tree.flatten(values)[0], self.dropout)
-        if training and dropped is not None:
-            values = tree.map_structure(
-                lambda value, null: ops.where(_like(dropped, value), null, value),
-                values,
-                tree.map_structure(ops.convert_to_tensor, self.null(1)),
-            )
+            count = ops.shape(tree.flatten(values)[0])[0]
+            values = self.drop(values, self.draw(count, self.dropout))
         return self.embed(values)
 
-    def draw(self, values, rate):
-        """Which samples lose their value with that probability, bool (B,)."""
-        chance = keras.random.uniform(ops.shape(values)[:1], seed=self.seed_generator)
-        return chance < rate
+    def draw(self, count: Any, rate: float) -> Any:
+        """Which of so many samples lose their value, each with that probability, bool (count,)."""
+        return keras.random.uniform((count,), seed=self.seed_generator) < rate
 
-    def copy(self, hidden_size: int, **settings: Any) -> "Condition":
-        """The same condition without weights, of that width.
-
-        Raises:
-            ValueError: if it has another width already.
-        """
-        if self.hidden_size not in (None, hidden_size):
-            raise ValueError(
-                f"the hidden_size of the condition {self.name} must be None or the network's, "
-                f"{hidden_size}. Received: hidden_size={self.hidden_size}"
-            )
-        return type(self).from_config({**self.get_config(), "hidden_size": hidden_size, **settings})
+    def drop(self, values: Any, dropped: Any) -> Any:
+        """The values with the null value in the place of those that are dropped, bool (B,)."""
+        null = tree.map_structure(ops.convert_to_tensor, self.null(1))
+        return tree.map_structure(
+            lambda value, nothing: ops.where(_like(dropped, value), nothing, value),
+            self.prepare(values),
+            null,
+        )
 
     def get_config(self):
         own = {"hidden_size": self.hidden_size, "dropout": self.dropout}

@@ -18,7 +18,7 @@ class TimestepEmbedding(keras.layers.Layer):
     The features are float32 under any dtype policy, since bfloat16 cannot tell t = 999 from 1000.
 
     Args:
-        hidden_size: width D of the embedding.
+        hidden_size: width D of the embedding; None: that of the network it is passed to.
         frequency_size: number F of features, even.
         frequency_shift: 0 as in DiT; 1 as in diffusers.
 
@@ -29,7 +29,13 @@ class TimestepEmbedding(keras.layers.Layer):
         Peebles, Xie: Scalable Diffusion Models with Transformers (2023), appendix A.
     """
 
-    def __init__(self, hidden_size, frequency_size=256, frequency_shift=0, **kwargs):
+    def __init__(
+        self,
+        hidden_size: int | None = None,
+        frequency_size: int = 256,
+        frequency_shift: int = 0,
+        **kwargs,
+    ):
         super().__init__(autocast=False, **kwargs)
         self.hidden_size = hidden_size
         self.frequency_size = frequency_size

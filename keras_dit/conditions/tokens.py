@@ -45,6 +45,8 @@ class Tokens(Condition):
         True
     """
 
+    gives_tokens = True
+
     def __init__(self, size: int, length: int, hidden_size: int | None = None, **kwargs):
         super().__init__(hidden_size, **kwargs)
         for name, value in (("size", size), ("length", length)):

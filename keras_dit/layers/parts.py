@@ -1,15 +1,20 @@
 """Parts: unbuilt layers that another layer is made of and copies."""
 
+from typing import Any
+
 import keras
 
 
-def copy_part(part: keras.layers.Layer, name: str, owner: keras.layers.Layer) -> keras.layers.Layer:
+def copy_part(
+    part: keras.layers.Layer, name: str, owner: keras.layers.Layer, **settings: Any
+) -> keras.layers.Layer:
     """A new layer of a part's configuration, with the dtype policy of the layer that it is for.
 
     Args:
         part: a layer that is not built.
         name: of the copy, which stands for the part in errors too.
         owner: the layer that it becomes a part of.
+        **settings: of its configuration, those that the owner decides.
 
     Raises:
         ValueError: if the part is no layer, or one that has weights already.
@@ -19,7 +24,8 @@ def copy_part(part: keras.layers.Layer, name: str, owner: keras.layers.Layer) ->
             f"{name} must be a Keras layer without weights yet, of which a copy is built. "
             f"Received: {name}={part!r}"
         )
-    return type(part).from_config({**part.get_config(), "name": name, "dtype": owner.dtype_policy})
+    config = {**part.get_config(), **settings, "name": name, "dtype": owner.dtype_policy}
+    return type(part).from_config(config)
 
 
 def save_part(part: keras.layers.Layer | None) -> dict | None:
@@ -31,9 +37,10 @@ def save_part(part: keras.layers.Layer | None) -> dict | None:
 
 
 def load_parts(config: dict, *names: str) -> dict:
-    """A configuration in which the parts of those names, or pairs of parts, are layers."""
+    """A configuration in which the parts of those names, or pairs or dicts of parts, are layers."""
     load = keras.saving.deserialize_keras_object
-    return {name: load(value) if name in names else value for name, value in config.items()}
+    saved = {n for n in names if isinstance(config.get(n), (dict, list, tuple))}
+    return {name: load(value) if name in saved else value for name, value in config.items()}
 
 
 def shapes_of_today(build_config: dict) -> dict:

@@ -7,17 +7,22 @@ from keras import tree
 class Network(keras.Model):
     """A network for `Diffusion`: (x, t, y) -> output, and what it can be told beside the image.
 
+    Subclasses give `call(x, t, y=None, training=None, dropped=None)`: in training they drop what
+    `draw_dropped` draws, or, where `dropped` is not None, what that says.
+
     Attributes:
         image_shape: (H, W, C) of x.
         output_channels: of the output, (B, H, W, output_channels).
         learned_variance: whether the second half of them says where the variance lies.
         conditions: dict of `conditions.Condition` by name; without any, y is None.
+        condition_dropout: probability that all conditions of a sample are dropped in training.
     """
 
     image_shape = None
     output_channels = None
     learned_variance = False
     conditions = {}  # noqa: RUF012
+    condition_dropout = 0.0
 
     @property
     def label(self):
@@ -77,6 +82,34 @@ class Network(keras.Model):
     def admit(self, y):
         """The values of a training batch, tensors, in the form of y (`Condition.admit`)."""
         return self._form({k: self.conditions[k].admit(v) for k, v in self.named(y).items()})
+
+    def draw_dropped(self, count):
+        """Which of so many samples are told nothing in a training step: masks bool (count,).
+
+        Returns:
+            dict by the names of conditions. Those without a dropout of their own share one mask.
+        """
+        shared, masks = None, {}
+        for name, condition in self.conditions.items():
+            rate = self.condition_dropout if condition.dropout is None else condition.dropout
+            if not rate:
+                continue
+            if condition.dropout is not None:
+                masks[name] = condition.draw(count, rate)
+                continue
+            shared = condition.draw(count, rate) if shared is None else shared
+            masks[name] = shared
+        return masks
+
+    def drop(self, y, masks):
+        """The values of y, null where the masks of `draw_dropped` say so."""
+        given = self.named(y)
+        return self._form(
+            {
+                name: self.conditions[name].drop(value, masks[name]) if name in masks else value
+                for name, value in given.items()
+            }
+        )
 
     def _form(self, values):
         if len(values) > 1:

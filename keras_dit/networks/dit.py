@@ -4,20 +4,15 @@ Reference:
     Peebles, Xie: Scalable Diffusion Models with Transformers (2023).
 """
 
-import keras
 import numpy as np
 from keras import ops
 
-from keras_dit import backend
+from keras_dit import backend, legacy
 from keras_dit.conditions import Condition, Context, Label, TimestepEmbedding
-from keras_dit.layers import (
-    AdaLNBlock,
-    FinalLayer,
-    LayerNorm,
-    PatchEmbedding,
-    sincos_positions,
-)
+from keras_dit.layers import AdaLNBlock, FinalLayer, PatchEmbedding, sincos_positions
+from keras_dit.layers.parts import copy_part, load_parts, save_part
 from keras_dit.layers.patches import check_image_shape
+from keras_dit.layers.positions import grid_positions
 from keras_dit.networks.base import Network
 from keras_dit.networks.presets import PRESETS, opener, preset_config
 from keras_dit.serialization import register
@@ -48,8 +43,9 @@ class DiTModel(Network):
             for guidance; those with a dropout of their own are dropped by themselves.
         remat: whether training keeps each block's input only and computes the rest again in
             the backward pass: less memory, about a third more arithmetic, the same gradients.
-        frequency_shift: 0, or 1 for the time features of diffusers.
-        mlp_epsilon: epsilon of the layer norm before each MLP; diffusers has 1e-5.
+        block: what `depth` copies are made of, an unbuilt layer that is called with tokens, a
+            `Context` and positions; None: `AdaLNBlock(num_heads, mlp_ratio)`.
+        time: the embedding of the time, an unbuilt layer; None: `TimestepEmbedding()`.
         dtype: a Keras dtype policy such as "mixed_bfloat16". Time features and the output are
             float32 under any policy.
 
@@ -81,8 +77,8 @@ class DiTModel(Network):
         conditions=None,
         condition_dropout=0.1,
         remat=False,
-        frequency_shift=0,
-        mlp_epsilon=1e-6,
+        block=None,
+        time=None,
         label_dropout=None,  # the name of condition_dropout in 0.1.0
         **kwargs,
     ):
@@ -97,20 +93,22 @@ class DiTModel(Network):
             "mlp_ratio": mlp_ratio,
             "learned_variance": learned_variance,
             "output_channels": output_channels,
-            "conditions": dict(conditions or {}),
             "condition_dropout": condition_dropout if label_dropout is None else label_dropout,
             "remat": remat,
-            "frequency_shift": frequency_shift,
-            "mlp_epsilon": mlp_epsilon,
         }
         self.config = {"input_shape": _shape(input_shape)}
         self.config.update({name: _plain(value) for name, value in config.items()})
-        _check(self.config)
+        conditions = dict(conditions or {})
+        _check(self.config, conditions)
+        # As configurations: of layers among its attributes Keras would think that they are its own.
+        self.config["conditions"] = {n: self._saved(c, n) for n, c in conditions.items()}
+        self.config |= {"block": self._saved(block, "block"), "time": self._saved(time, "time")}
         self.remat = remat
         self.image_shape = self.config["input_shape"]
+        self.condition_dropout = self.config["condition_dropout"]
         self.learned_variance = self.config["learned_variance"]
         self.output_channels = output_channels_of(self.config)
-        self._create_layers()
+        self._create_layers(conditions, block, time)
         self.build()
 
     @classmethod
@@ -131,30 +129,28 @@ class DiTModel(Network):
             return open_weights(preset, **overrides)
         return cls(**{**preset_config(preset), **overrides})
 
-    def _create_layers(self):
+    def _saved(self, part, name):
+        """A part as the configuration holds it, by the name that it has here."""
+        return part and save_part(copy_part(part, name, self))
+
+    def _create_layers(self, conditions, block, time):
         config, dtype = self.config, self.dtype_policy
-        width = config["hidden_size"]
+        width, sized = config["hidden_size"], {"hidden_size": config["hidden_size"]}
         self.patches = PatchEmbedding(config["patch_size"], width, dtype=dtype, name="patches")
-        self.time = TimestepEmbedding(
-            width, frequency_shift=config["frequency_shift"], dtype=dtype, name="time"
-        )
-        conditions = config["conditions"]
+        self.time = copy_part(time or TimestepEmbedding(), "time", self, **sized)
         if config["num_classes"] is not None:
             conditions = {"label": Label(config["num_classes"]), **conditions}
-        self.conditions = {
-            name: condition.copy(width, dtype=dtype, name=name)
-            for name, condition in conditions.items()
-        }
-        self.blocks = [
-            AdaLNBlock(
-                config["num_heads"],
-                config["mlp_ratio"],
-                norm=(LayerNorm(), LayerNorm(config["mlp_epsilon"])),
-                dtype=dtype,
-                name=f"block_{i}",
+        self.conditions = {n: copy_part(c, n, self, **sized) for n, c in conditions.items()}
+        block = block or AdaLNBlock(config["num_heads"], config["mlp_ratio"])
+        if any(c.gives_tokens for c in conditions.values()) and not getattr(
+            block, "sees_tokens", True
+        ):
+            raise ValueError(
+                "a condition gives tokens, and the block has no attention to them: give "
+                "AdaLNBlock(num_heads, cross_attention=CrossAttention(num_heads)), or an attention "
+                f"that sees them. Received: block={block!r}"
             )
-            for i in range(config["depth"])
-        ]
+        self.blocks = [copy_part(block, f"block_{i}", self) for i in range(config["depth"])]
         output_shape = (*self.image_shape[:2], self.output_channels)
         self.final = FinalLayer(output_shape, config["patch_size"], dtype=dtype, name="final")
 
@@ -162,7 +158,7 @@ class DiTModel(Network):
         height, columns, _ = self.image_shape
         width, patch = self.config["hidden_size"], self.config["patch_size"]
         rows, columns = height // patch, columns // patch
-        tokens, conditioning = (None, rows * columns, width), (None, width)
+        self.grid = grid_positions(rows, columns).astype("int32")  # (T, 2), exact in any dtype
         self.positions = self.add_weight(
             shape=(1, rows * columns, width), initializer="zeros", trainable=False, name="positions"
         )
@@ -171,46 +167,49 @@ class DiTModel(Network):
         self.time.build((None,))
         for condition in self.conditions.values():
             condition.build(None)
+        tokens, context = (None, rows * columns, width), Context((None, width))
+        if any(condition.gives_tokens for condition in self.conditions.values()):
+            context = Context((None, width), (None, None, width), (None, None))
         for block in self.blocks:
-            block.build(tokens, conditioning)
-        self.final.build(tokens, conditioning)
+            block.build(tokens, context)
+        self.final.build(tokens, context)
 
-    def call(self, x, t, y=None, training=None):
-        tokens, context = self.embed(x, t, y, training)  # (B, T, D), Context
+    def call(self, x, t, y=None, training=None, dropped=None):
+        if y is not None and training:
+            count = ops.shape(x)[0]
+            y = self.drop(y, self.draw_dropped(count) if dropped is None else dropped)
+        tokens, context = self.embed(x, t, y)  # (B, T, D), Context
         tokens = self.run_blocks(self.blocks, tokens, context, training)  # (B, T, D)
         return self.picture(tokens, context)  # (B, H, W, O)
 
     # The parts of a call, for who runs them otherwise
 
-    def embed(self, x, t, y=None, training=None):
+    def embed(self, x, t, y=None):
         """What the first block is given: tokens (B, T, D) and the `Context`."""
         x = ops.cast(x, self.compute_dtype)
         tokens = self.patches(x) + ops.cast(self.positions, self.compute_dtype)
-        return tokens, self.context(ops.shape(x)[0], t, y, training)
+        return tokens, self.context(ops.shape(x)[0], t, y)
 
     def run_blocks(self, blocks, tokens, context, training=None):
         """The tokens (B, T, D) after some of the blocks."""
+        positions = ops.convert_to_tensor(self.grid)
         for block in blocks:
             run = _rematerialised(block) if self.remat and training else block
-            tokens = run(tokens, context)
+            tokens = run(tokens, context, positions)
         return tokens
 
     def picture(self, tokens, context):
         """The output, float32 (B, H, W, O), of the last block's tokens."""
         return ops.cast(self.final(tokens, context), "float32")
 
-    def context(self, batch_size, t, y=None, training=None):
+    def context(self, batch_size, t, y=None):
         """The `Context` of times and conditions."""
         vector = self.time(ops.broadcast_to(ops.cast(t, "float32"), (batch_size,)))
-        given, dropped = self.named(y), self._dropped(batch_size, training)
-        sequences, masks = [], []
+        given, sequences, masks = self.named(y), [], []
         for name, condition in self.conditions.items():
             value = given.get(name)
-            if value is None:
-                told = condition(condition.null(1))
-            else:
-                together = dropped if condition.dropout is None else None
-                told = condition(value, training=training, dropped=together)
+            # What is dropped has been: Keras would hand the training of this call down.
+            told = condition(condition.null(1) if value is None else value, training=False)
             if told.vector is not None:
                 vector = vector + told.vector  # (B, D)
             if told.tokens is not None:
@@ -220,36 +219,20 @@ class DiTModel(Network):
             return Context(vector)
         return Context(vector, ops.concatenate(sequences, axis=1), ops.concatenate(masks, axis=1))
 
-    def _dropped(self, batch_size, training):
-        """Which samples lose all that is said of them, bool (B,); None: none does."""
-        rate = self.config["condition_dropout"]
-        if not training or not self.conditions or not rate:
-            return None
-        # By the random numbers of the first condition, where files of 0.1.0 have their state.
-        seed = next(iter(self.conditions.values())).seed_generator
-        return keras.random.uniform((batch_size,), seed=seed) < rate
-
     def compute_output_shape(self, x_shape, *_):
         return (*x_shape[:-1], self.output_channels)
 
     def get_config(self):
         base = super().get_config()
-        serialize = keras.saving.serialize_keras_object
-        conditions = {name: serialize(c) for name, c in self.config["conditions"].items()}
-        own = {**self.config, "conditions": conditions}
-        return {**{name: base[name] for name in ("name", "trainable", "dtype")}, **own}
+        return {**{name: base[name] for name in ("name", "trainable", "dtype")}, **self.config}
 
     def get_build_config(self):
         return None  # built at construction
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        load = keras.saving.deserialize_keras_object
-        conditions = {
-            name: load(value, custom_objects)
-            for name, value in (config.get("conditions") or {}).items()
-        }
-        return cls(**{**config, "conditions": conditions})
+        config = load_parts(legacy.translated("DiTModel", config), "block", "time", "conditions")
+        return cls(**config)
 
 
 def output_channels_of(config: dict) -> int:
@@ -260,11 +243,14 @@ def output_channels_of(config: dict) -> int:
 
 def _rematerialised(block):
     # backend.remat wraps a function of positional tensors on every backend, a layer on none.
-    def run(tokens, context):
+    def run(tokens, context, positions):
         there = [name for name, part in context._asdict().items() if part is not None]
         parts = [getattr(context, name) for name in there]
-        function = backend.remat(lambda x, *parts: block(x, Context(**dict(zip(there, parts)))))
-        return function(tokens, *parts)
+
+        def plain(tokens, *parts):
+            return block(tokens, Context(**dict(zip(there, parts))), positions)
+
+        return backend.remat(plain)(tokens, *parts)
 
     return run
 
@@ -286,7 +272,7 @@ def _shape(value):
         raise ValueError(f"input_shape must be three integers. Received: {value!r}") from None
 
 
-def _check(config):
+def _check(config, conditions):
     """Raise ValueError for numbers that make no network."""
     for name in ("patch_size", "hidden_size", "depth", "num_heads"):
         if not isinstance(config[name], int) or config[name] < 1:
@@ -322,13 +308,18 @@ def _check(config):
         raise ValueError(
             f"condition_dropout must be in [0, 1). Received: condition_dropout={dropout!r}"
         )
-    for name, condition in config["conditions"].items():
+    for name, condition in conditions.items():
+        if isinstance(condition, Condition) and condition.hidden_size not in (None, width):
+            raise ValueError(
+                f"the hidden_size of the condition {name} must be None or that of the network, "
+                f"{width}. Received: hidden_size={condition.hidden_size}"
+            )
         if not isinstance(condition, Condition):
             raise ValueError(
                 "conditions must be a dict of keras_dit.conditions, such as Label(10), by name. "
                 f"Received: {name}={condition!r}"
             )
-    if classes is not None and "label" in config["conditions"]:
+    if classes is not None and "label" in conditions:
         raise ValueError('num_classes is short for conditions={"label": ...}: give one of them')
     if not 1 <= config["mlp_ratio"] * width < float("inf"):
         raise ValueError(f"mlp_ratio must be positive. Received: mlp_ratio={config['mlp_ratio']!r}")

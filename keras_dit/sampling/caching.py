@@ -182,7 +182,7 @@ class CachedNetwork:
 
     def __call__(self, x, t, y=None, training=False):
         network = self.network
-        tokens, conditioning = network.embed(x, t, y, training)  # (B, T, D), (B, D)
+        tokens, conditioning = network.embed(x, t, y)  # (B, T, D), (B, D)
         head = network.run_blocks(network.blocks[:1], tokens, conditioning, training)
         first = head - tokens
         memory = _fitting(self.memory, first)

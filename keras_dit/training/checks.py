@@ -66,7 +66,7 @@ def requested(network, labels=None, conditions=None, num_images=None):
 
 def batch(images, labels, network, codec):
     """Raise ValueError unless images and labels fit the network; warn of a range that does not."""
-    expected, shape = network.image_shape, tuple(images.shape)
+    expected, shape = codec.data_shape(network.image_shape), tuple(images.shape)
     if len(shape) != 4 or shape[1:] != expected:
         raise ValueError(
             "images must be (batch, height, width, channels), channels last, here "

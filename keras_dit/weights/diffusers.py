@@ -13,8 +13,9 @@ import re
 import numpy as np
 
 from keras_dit import codecs, predictions, schedules
+from keras_dit.conditions import TimestepEmbedding
 from keras_dit.files import beside
-from keras_dit.layers import sincos_positions
+from keras_dit.layers import AdaLNBlock, LayerNorm, sincos_positions
 from keras_dit.notices import warn
 from keras_dit.weights import facts as travelling
 from keras_dit.weights import files, layout
@@ -130,6 +131,7 @@ def _network_config(config, scheduler):
     output_channels = config.get("out_channels") or channels
     if output_channels not in (channels, 2 * channels):
         raise ValueError(f"out_channels={output_channels} does not go with in_channels={channels}")
+    mlp_norm = LayerNorm(config.get("norm_eps", 1e-5))
     return {
         "input_shape": (side, side, channels),
         "patch_size": config["patch_size"],
@@ -138,8 +140,8 @@ def _network_config(config, scheduler):
         "num_heads": config["num_attention_heads"],
         "num_classes": config["num_embeds_ada_norm"],
         **sources.channels(output_channels, channels, not _flows(scheduler)),
-        "frequency_shift": 1,
-        "mlp_epsilon": config.get("norm_eps", 1e-5),
+        "time": TimestepEmbedding(frequency_shift=1),
+        "block": AdaLNBlock(config["num_attention_heads"], norm=(LayerNorm(), mlp_norm)),
     }
 
 
@@ -323,7 +325,7 @@ def _check_export(network):
             "diffusers knows square images and an MLP of four times the width only. "
             f"Received: input_shape={config['input_shape']}, mlp_ratio={config['mlp_ratio']}"
         )
-    if config["frequency_shift"] != 1:
+    if network.time.frequency_shift != 1:
         warn(
             "diffusers computes the time's features otherwise (frequency_shift=1): the exported "
             "network gives somewhat different numbers there, as the published conversions do"
@@ -399,5 +401,5 @@ def _foreign_config(network):
         "sample_size": side,
         "patch_size": config["patch_size"],
         "num_embeds_ada_norm": network.num_classes,
-        "norm_eps": config["mlp_epsilon"],
+        "norm_eps": network.blocks[0].mlp_norm.epsilon,
     }

@@ -41,7 +41,12 @@ def of(network: DiTModel, process: Mapping[str, Any], class_names: Sequence[str]
             f"class_names must be {network.num_classes} names. Received: {len(class_names)}"
         )
     return {
-        "network": {k: _plain(v) for k, v in network.config.items() if k in _NETWORK},
+        "network": {
+            **{k: _plain(v) for k, v in network.config.items() if k in _NETWORK},
+            # The parts of a DiT differ in these two alone.
+            "frequency_shift": network.time.frequency_shift,
+            "mlp_epsilon": network.blocks[0].mlp_norm.epsilon,
+        },
         "process": _plain_parts(process),
         **({"class_names": list(map(str, class_names))} if class_names is not None else {}),
     }

@@ -133,7 +133,7 @@ def load(tensors: Mapping[str, Stored], config: Mapping[str, Any], path: Any) ->
         ValueError: if they do not fit.
     """
     check(tensors, config, path)
-    network = DiTModel(**config)
+    network = DiTModel.from_config(config)
     broken = []
     for name, variable in variables(network).items():
         array = tensors[name].read()

@@ -20,8 +20,9 @@ _FREE = {
     "condition_dropout",
     "num_heads",
     "frequency_shift",
+    "mlp_epsilon",
 }
-_FREE |= {"mlp_epsilon", "trainable"}
+_FREE |= {"trainable"}
 _LABELS = "y_embedder.embedding_table.weight"
 
 

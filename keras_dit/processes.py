@@ -1,0 +1,151 @@
+"""Schedule, prediction and objective that belong together.
+
+name   schedule        the network gives     loss                              as in
+ddpm   LinearBeta      the noise             mean square                       Ho et al. (2020)
+dit    LinearBeta      the noise, variance   mean square + variational bound   Peebles, Xie (2023)
+flow   RectifiedFlow   the velocity          mean square, logit-normal times   Esser et al. (2024)
+sit    ReversedFlow    minus the velocity    mean square                       Ma et al. (2024)
+edm    EDM             F of equation 7       mean square, log-normal σ         Karras et al. (2022)
+
+Another one is a line: `processes.NAMED.register("mine", Process(...))`. The command's choices
+and `Diffusion(process=...)` follow.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from keras import ops
+
+from keras_dit.objectives import Hybrid, LogitNormalTimes, MeanSquaredError, Objective
+from keras_dit.predictions import (
+    DataVelocity,
+    FlowVelocity,
+    LearnedVariance,
+    Noise,
+    Preconditioned,
+    Prediction,
+)
+from keras_dit.registry import Registry
+from keras_dit.schedules import (
+    EDM,
+    LinearBeta,
+    NoiseSchedule,
+    RectifiedFlow,
+    ReversedFlow,
+    TableSchedule,
+)
+from keras_dit.serialization import Configurable, register
+
+__all__ = ["NAMED", "Process", "for_network", "named"]
+
+
+@register
+@dataclass(frozen=True)
+class Process(Configurable):
+    """How data becomes noise, and what a network learns of it.
+
+    Args:
+        schedule: how much signal and noise there is at each time.
+        prediction: what the network's output means.
+        objective: which times are drawn in training and how the error there is weighted.
+
+    Raises:
+        ValueError: if the parts do not fit each other.
+
+    Example:
+        >>> from keras_dit import predictions, schedules
+        >>> process = Process(schedules.RectifiedFlow(), predictions.FlowVelocity())
+        >>> process.objective
+        MeanSquaredError(times=UniformTimes(), weighting=EqualWeighting())
+    """
+
+    schedule: NoiseSchedule
+    prediction: Prediction
+    objective: Objective = field(default_factory=MeanSquaredError)
+
+    def __post_init__(self):
+        kinds = {"schedule": NoiseSchedule, "prediction": Prediction, "objective": Objective}
+        for name, kind in kinds.items():
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(
+                    f"{name} must be an object of a class of keras_dit's {kind.__name__}s. "
+                    f"Received: {name}={getattr(self, name)!r}"
+                )
+        self.objective.check(self)
+        if self.prediction.needs_signal and not ops.convert_to_numpy(self.schedule(1.0).alpha) > 0:
+            raise ValueError(
+                "the clean sample cannot be had from the noise where the schedule has no signal "
+                "(alpha(1) = 0): use predictions.FlowVelocity(), V() or CleanSample(). "
+                f"Received: prediction={self.prediction}, schedule={self.schedule}"
+            )
+
+    def check_network(self, network):
+        """Raise ValueError unless the network has the output channels of the prediction."""
+        expected = self.prediction.output_channels(network.image_shape[-1])
+        if network.output_channels != expected:
+            raise ValueError(
+                f"the prediction needs a network with {expected} output channels "
+                "(learned_variance=True doubles them). "
+                f"Received: {self.prediction} and {network.output_channels} output channels"
+            )
+
+
+def for_network(network: Any, process: Process | None = None, **parts: Any) -> Process:
+    """A process that goes with a network.
+
+    Args:
+        network: a `Network`, by its channels.
+        process: None: as DiT was published, with a learned variance where the network has the
+            channels for it.
+        **parts: schedule, prediction and objective; those that are not None take the place of
+            the process's.
+
+    Raises:
+        ValueError: if the parts do not fit each other or the network.
+    """
+    parts = {name: part for name, part in parts.items() if part is not None}
+    if process is not None:
+        if not isinstance(process, Process):
+            raise ValueError(
+                f'process must be a Process, such as processes.named("flow"). Received: {process!r}'
+            )
+        process = dataclasses.replace(process, **parts)
+    else:
+        default = NAMED["dit" if network.learned_variance else "ddpm"]
+        parts = {"schedule": default.schedule, "prediction": default.prediction, **parts}
+        table = isinstance(parts["schedule"], TableSchedule)
+        if table and isinstance(parts["prediction"], LearnedVariance):
+            parts.setdefault("objective", Hybrid())
+        process = Process(**parts)
+    process.check_network(network)
+    return process
+
+
+NAMED = Registry(
+    "process",
+    {
+        "ddpm": Process(LinearBeta(), Noise()),
+        "dit": Process(LinearBeta(), LearnedVariance(Noise()), Hybrid()),
+        "flow": Process(
+            RectifiedFlow(), FlowVelocity(), MeanSquaredError(times=LogitNormalTimes())
+        ),
+        "sit": Process(ReversedFlow(), DataVelocity()),
+        "edm": Process(
+            EDM(), Preconditioned(), MeanSquaredError(times=LogitNormalTimes(-1.2, 1.2))
+        ),
+    },
+)
+
+
+def named(name: str) -> Process:
+    """The process of that name.
+
+    Raises:
+        ValueError: for an unknown name, with the valid ones, the nearest first.
+
+    Example:
+        >>> named("flow").schedule
+        RectifiedFlow(shift=1.0)
+    """
+    return NAMED.named(name)
