@@ -6,6 +6,7 @@ so that it starts as a copy of the weights and lengthens with the run.
 """
 
 import contextlib
+import types
 
 import keras
 import numpy as np
@@ -47,7 +48,8 @@ class WeightAverage(keras.layers.Layer):
         if not 0.0 <= decay < 1.0:
             raise ValueError(f"ema must be None or in [0, 1). Received: ema={decay!r}")
         self.decay = decay
-        object.__setattr__(self, "network", network)
+        # In a namespace, where Keras does not look: it is saved with whom it belongs to.
+        self._of = types.SimpleNamespace(network=network)
         self.updates = self.add_weight(
             shape=(), initializer="zeros", dtype="int32", trainable=False, name="updates"
         )
@@ -66,7 +68,7 @@ class WeightAverage(keras.layers.Layer):
     def values(self) -> list:
         """For each of `network.weights` its average; of one that is not floating the weight."""
         averages = {id(w): a for w, a in zip(self._weights, self._averages, strict=True)}
-        return [averages.get(id(weight), weight) for weight in self.network.weights]
+        return [averages.get(id(weight), weight) for weight in self._of.network.weights]
 
     def by_name(self) -> dict:
         """The averages, variables, by the names of their weights in files."""
@@ -115,7 +117,7 @@ class WeightAverage(keras.layers.Layer):
         self._seen = int(ops.convert_to_numpy(self.updates)), now
 
     def _followed(self):
-        weights = names.of_weights(self.network)
+        weights = names.of_weights(self._of.network)
         return {n: w for n, w in weights.items() if keras.backend.is_float_dtype(w.dtype)}
 
     def _match(self, weights):

@@ -1,4 +1,4 @@
-"""The names of weights in files, which are those of 0.1.0 wherever the layers have moved since.
+"""The names of weights in files, and what they were called in 0.1.0.
 
 The one place that translates them: for checkpoints, and for the average in `.keras` files, which
 0.1.0 wrote by position alone.
@@ -10,29 +10,25 @@ from collections.abc import Iterable
 
 import keras
 
-__all__ = ["of_weights", "order_of_0_1_0", "stable"]
-
-_MOVED = [(re.compile(r"(^|/|_)mlp/(mlp_in|mlp_out)"), r"\1\2")]  # parts that blocks got since
+__all__ = ["of_today", "of_weights", "order_of_0_1_0"]
 
 _ROOMS = ["positions", "patches", "time", "label", "block", "final"]
 _PARTS = ["modulation", "qkv", "attention/projection", "mlp_in", "mlp_out", "projection", "table"]
 
 
 def of_weights(network: keras.Layer) -> dict[str, keras.Variable]:
-    """A network's weights by their names in files."""
+    """A network's weights by their names in files, which are their paths."""
     named, seen = {}, collections.Counter()
     for weight in network.weights:
-        name = stable(weight.path.removeprefix(f"{network.name}/"))
+        name = weight.path.removeprefix(f"{network.name}/")
         named[f"{name}#{seen[name]}" if name in seen else name] = weight
         seen[name] += 1
     return named
 
 
-def stable(path: str) -> str:
-    """The name in files of the weight that has this path within its network."""
-    for pattern, name in _MOVED:
-        path = pattern.sub(name, path)
-    return path
+def of_today(name: str) -> str:
+    """What a variable of a 0.1.0 checkpoint is called today: the MLP became a part of its own."""
+    return re.sub(r"(block_\d+)([/_])(mlp_(?:in|out))", r"\1\2mlp\2\3", name)
 
 
 def order_of_0_1_0(names: Iterable[str]) -> list[str]:

@@ -55,7 +55,7 @@ def _optimizer_names(model):
     for variable in model.optimizer.variables:
         owner, _, name = variable.path.partition("/")
         owner = re.sub(r"_\d+$", "", owner)  # the second AdamW of a program is adam_w_1
-        found.append(f"{owner}/{names.stable(name.removeprefix(f'{model.network.name}_'))}")
+        found.append(f"{owner}/{name.removeprefix(f'{model.network.name}_')}")
     count = collections.Counter(found)
     return [
         name if count[name] == 1 and not name.endswith("/") else f"{place}"
@@ -96,7 +96,7 @@ def load(model: keras.Model, path: str | os.PathLike, arrays: dict, facts: dict)
             model is then as it was.
     """
     own = variables(model)
-    arrays = {_name_of_today(name): array for name, array in arrays.items()}
+    arrays = {names.of_today(name): array for name, array in arrays.items()}
     _check_names(path, own, arrays)
     if facts["backend"] != BACKEND:
         notices.warn(
@@ -110,11 +110,6 @@ def load(model: keras.Model, path: str | os.PathLike, arrays: dict, facts: dict)
         )
     if model.average is not None:
         model.average.trust()
-
-
-def _name_of_today(name):
-    """In files of 0.1.0 the two maps of a block's MLP stand directly below the block."""
-    return re.sub(r"(block_\d+)([/_])(mlp_(?:in|out))", r"\1\2mlp\2\3", name)
 
 
 def _check_names(path, own, arrays):
