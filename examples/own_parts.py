@@ -151,9 +151,8 @@ def main(folder):
     np.save(folder / "images.npy", sampled(diffusion))
     published = keras_dit.DiTModel((8, 8, 1), 4, 16, 1, 2, num_classes=10)
     weights.export(published, folder / "own.npz", format="npz")
-    print(
-        "from .npz", keras_dit.DiTModel.from_preset(folder / "own.npz").config == published.config
-    )
+    again = keras_dit.DiTModel.from_preset(folder / "own.npz")
+    print("the same from .npz:", again.config == published.config)
 
 
 def sampled(diffusion):

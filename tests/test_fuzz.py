@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import keras_dit
 from keras_dit import codecs
 from keras_dit.conditions import check_labels
-from keras_dit.training import checks
+from keras_dit.training import data
 
 NOT_COUNTS = st.one_of(
     st.integers(max_value=0),
@@ -141,7 +141,7 @@ def test_pictures_and_labels_fit_or_are_a_value_error(shape, labels):
     )
     x = np.zeros(shape, "float32")
     if good:
-        assert checks.data(x, labels, network, codecs.Pixels()) is x
+        assert data.taken(x, labels, None, network, codecs.Pixels())[0] is x
     else:
         with pytest.raises(ValueError):
-            checks.data(x, labels, network, codecs.Pixels())
+            data.taken(x, labels, None, network, codecs.Pixels())
