@@ -6,7 +6,7 @@ an operation that each runs best, and facts about memory and devices.
 """
 
 from keras_dit.backend.selection import BACKEND  # isort: skip  # it settles the backend for all
-from keras_dit.backend.compiling import compile_inference, jit_compile_training
+from keras_dit.backend.compiling import compile_inference, jit_compile_training, open_batch
 from keras_dit.backend.devices import (
     device_name,
     free_memory,
@@ -15,7 +15,7 @@ from keras_dit.backend.devices import (
     reuse_freed_memory,
     synchronize,
 )
-from keras_dit.backend.keras_layers import call_layer
+from keras_dit.backend.keras_layers import call_layer, saved_policy
 from keras_dit.backend.kernels import (
     attention,
     layer_norm,
@@ -62,6 +62,7 @@ __all__ = [
     "modulated_layer_norm",
     "move_averages",
     "multiply_add",
+    "open_batch",
     "partition",
     "peak_memory",
     "plain_kernels",
@@ -69,5 +70,6 @@ __all__ = [
     "remat",
     "reuse_freed_memory",
     "rms_norm",
+    "saved_policy",
     "synchronize",
 ]

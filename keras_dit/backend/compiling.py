@@ -5,6 +5,8 @@ import os
 import pathlib
 from collections.abc import Callable
 
+import keras
+
 from keras_dit.backend.partition import combine, partition, signature, tensors
 from keras_dit.backend.selection import BACKEND
 
@@ -156,3 +158,15 @@ def jit_compile_training():
     of the speed; torch.compile does not pay for its start on small runs.
     """
     return BACKEND != "torch"
+
+
+def open_batch(format, input_signature):
+    """The options of Keras's `export` in a format that leave the batch size open.
+
+    TensorFlow and JAX leave it open by themselves; ONNX on torch cannot.
+    """
+    if format != "torch":
+        return {}
+    batch = torch.export.Dim("batch", min=1)
+    shapes = keras.tree.map_structure(lambda _: {0: batch}, tuple(input_signature))
+    return {"dynamic_shapes": shapes}

@@ -1,4 +1,4 @@
-"""What Keras does around a layer's call, and when it may be left out."""
+"""What Keras does around a layer's call and with its dtype policy."""
 
 import keras
 
@@ -27,3 +27,23 @@ def _is_plain(layer, x):
         and not getattr(layer, "_remat_mode", None)  # of `keras.RematScope`
         and keras.distribution.distribution() is None  # else it may have a layout for the output
     )
+
+
+def saved_policy(model):
+    """The dtype policy of a model for its configuration, with those of its quantized layers.
+
+    `quantize` gives each layer a policy of its own, which the model's own does not tell of. Only a
+    map of them by path builds the layers of the saved file as they were.
+    """
+    layers = model._flatten_layers(include_self=False)
+    quantized = {x.path: _own_policy(x) for x in layers if x.quantization_mode is not None}
+    if not quantized:
+        return model.dtype_policy
+    policy = model.dtype_policy
+    default = getattr(policy, "default_policy", policy)
+    return keras.dtype_policies.DTypePolicyMap(default, quantized)
+
+
+def _own_policy(layer):
+    policy = layer.dtype_policy
+    return policy[layer.path] if isinstance(policy, keras.dtype_policies.DTypePolicyMap) else policy

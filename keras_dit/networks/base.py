@@ -3,6 +3,8 @@
 import keras
 from keras import tree
 
+from keras_dit import backend
+
 
 class Network(keras.Model):
     """A network for `Diffusion`: (x, t, y) -> output, and what it can be told beside the image.
@@ -53,6 +55,38 @@ class Network(keras.Model):
         raise ValueError(
             f"conditions must be a dict of values for {', '.join(names)}. Received: {given}"
         )
+
+    def input_signature(self) -> list[keras.InputSpec]:
+        """Shapes and dtypes of x, t and y in a call, the batch left open."""
+        null = self.null(1)
+        specs = [
+            keras.InputSpec(shape=(None, *self.image_shape), dtype="float32", name="x"),
+            keras.InputSpec(shape=(None,), dtype="float32", name="t"),
+        ]
+        if null is None:
+            return specs
+        if not tree.is_nested(null):
+            return [*specs, _spec(null, "y")]
+        return [*specs, tree.map_structure(lambda value: _spec(value, None), null)]
+
+    def export(
+        self, filepath, format="tf_saved_model", verbose=None, input_signature=None, **kwargs
+    ):
+        """Write the network for serving without Keras: `keras.Model.export`, called or not.
+
+        What is written is made of plain operations, so that it runs on other processors too.
+
+        Args:
+            filepath, format, verbose, **kwargs: as for `keras.Model.export`: "tf_saved_model" on
+                TensorFlow, and on JAX where TensorFlow is installed; "torch" (.pt2) on torch;
+                "onnx" with the packages that Keras asks for.
+            input_signature: `keras.InputSpec` of x, t and y; None: with any batch size.
+        """
+        if input_signature is None:
+            input_signature = self.input_signature()
+            kwargs = {**backend.open_batch(format, input_signature), **kwargs}
+        with backend.plain_kernels():
+            super().export(filepath, format, verbose, input_signature, **kwargs)
 
     def check(self, y, count=None):
         """Values of the conditions on the host, in the form of y; what is not said becomes null.
@@ -115,3 +149,7 @@ class Network(keras.Model):
         if len(values) > 1:
             return values
         return next(iter(values.values()), None)
+
+
+def _spec(value, name):
+    return keras.InputSpec(shape=(None, *value.shape[1:]), dtype=str(value.dtype), name=name)

@@ -224,7 +224,9 @@ class DiTModel(Network):
 
     def get_config(self):
         base = super().get_config()
-        return {**{name: base[name] for name in ("name", "trainable", "dtype")}, **self.config}
+        dtype = keras.dtype_policies.serialize(backend.saved_policy(self))
+        own = {"name": base["name"], "trainable": base["trainable"], "dtype": dtype}
+        return {**own, **self.config}
 
     def get_build_config(self):
         return None  # built at construction
