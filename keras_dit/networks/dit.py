@@ -4,6 +4,7 @@ Reference:
     Peebles, Xie: Scalable Diffusion Models with Transformers (2023).
 """
 
+import keras
 import numpy as np
 from keras import ops
 
