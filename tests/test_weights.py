@@ -342,7 +342,7 @@ def test_a_sit_of_another_process_is_not_taken_for_the_published_one(other):
     network = keras_dit.DiTModel((4, 4, 4), 2, 8, 1, 2, num_classes=2)
     settings = {"model": "SiT-XL/2", "path_type": "Linear", "prediction": "velocity"}
     process = facebook_dit._process(settings, {}, pathlib.Path("sit.pt"))[0](network)
-    assert process["schedule"] == schedules.ReversedFlow()
+    assert process["process"].schedule == schedules.ReversedFlow()
     ((name, value),) = other.items()
     with pytest.raises(ValueError, match=f"sit.pt was trained with {name}={value}"):
         facebook_dit._process(settings | other, {}, pathlib.Path("sit.pt"))[0](network)

@@ -19,12 +19,13 @@ from keras_dit import (
     conditions,
     objectives,
     predictions,
+    processes,
     schedules,
     weights,
 )
 from keras_dit.cli import main, recipe
 from keras_dit.conditions import TimestepEmbedding
-from keras_dit.layers import AdaLNBlock, LayerNorm
+from keras_dit.layers import AdaLNBlock, LayerNorm, RMSNorm, SelfAttention, SwiGLU
 from keras_dit.serialization import register
 from keras_dit.weights import layout
 from keras_dit.weights.files import Stored, pytorch
@@ -37,6 +38,7 @@ FLOW = {
     "objective": objectives.MeanSquaredError(times=objectives.LogitNormalTimes()),
     "codec": codecs.Pixels(),
 }
+NORMS_OF_DIFFUSERS = (LayerNorm(), LayerNorm(1e-5))
 TARGETS = ["x.pt", "x.safetensors", "x"]
 
 
@@ -92,6 +94,21 @@ def test_a_rectangle_and_other_heads_come_back(target, tmp_path):
     network = DiTModel((4, 12, 3), 2, 16, 1, 8, num_classes=4, mlp_ratio=2.5, block=DIFFUSERS)
     weights.export(network, tmp_path / target)
     assert weights.load(tmp_path / target).config == network.config
+
+
+@pytest.mark.filterwarnings("ignore:diffusers computes", "ignore:DiTPipeline")
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", ["ddpm", "flow"])
+def test_a_whole_process_travels(target, name, tmp_path):
+    process, network = processes.named(name), trained().network
+    format = weights.format_of_target(tmp_path / target)
+    weights.export(network, tmp_path / target, format, process=process)
+    assert Diffusion.from_preset(tmp_path / target).process == process
+    other = Diffusion.from_preset(tmp_path / target, objective=objectives.MeanSquaredError())
+    assert other.process.schedule == process.schedule
+    assert (tmp_path / target / "scheduler").is_dir() == (target == "x")
+    given = Diffusion.from_preset(tmp_path / target, process=processes.named("edm"))
+    assert given.process == processes.named("edm")
 
 
 def test_the_names_of_a_run_travel_through_every_file(tmp_path):
@@ -340,6 +357,31 @@ def test_a_network_that_is_told_something_else_is_refused(tmp_path):
         weights.export(told, tmp_path / "x.pt")
     weights.export(DiTModel((4, 4, 1), **size, conditions=label), tmp_path / "x.pt")
     assert weights.load(tmp_path / "x.pt").num_classes == 3
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"block": AdaLNBlock(2, norm=RMSNorm())},
+        {"block": AdaLNBlock(2, mlp=SwiGLU())},
+        {"block": AdaLNBlock(2, attention=SelfAttention(2, qk_norm=LayerNorm()))},
+        {"block": AdaLNBlock(2, norm=LayerNorm(1e-5))},  # of both norms: nobody has that
+        {"block": AdaLNBlock(4)},  # num_heads=2 would be exported
+        {"time": TimestepEmbedding(frequency_size=64)},
+    ],
+)
+def test_a_network_of_other_parts_is_refused(parts, tmp_path):
+    with pytest.raises(ValueError, match="of other parts than DiT's cannot be exported"):
+        weights.export(DiTModel((4, 4, 1), **SMALL, **parts), tmp_path / "x.pt")
+
+
+def test_the_parts_of_diffusers_travel_to_every_format(tmp_path):
+    time, block = TimestepEmbedding(frequency_shift=1), AdaLNBlock(2, norm=NORMS_OF_DIFFUSERS)
+    network = DiTModel((4, 4, 1), **SMALL, time=time, block=block)
+    weights.export(network, tmp_path / "x.pt")
+    again = weights.load(tmp_path / "x.pt")
+    assert (again.time.frequency_shift, again.blocks[0].mlp_norm.epsilon) == (1, 1e-5)
+    assert again.blocks[0].attention_norm.epsilon == 1e-6
 
 
 def test_a_quantized_network_is_refused(tmp_path):

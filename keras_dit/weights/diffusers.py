@@ -262,9 +262,10 @@ def _scheduler(root):
 
 def _process(root, network):
     """What the pipeline's scheduler and autoencoder say, or as DiT was trained."""
-    parts = sources.ddpm(network)
+    parts = sources.dit(network)
     config = _scheduler(root)
     if config:
+        del parts["process"]
         parts["schedule"] = _schedule(config)
         parts["prediction"] = _prediction(config, network, root)
     if (root / "vae" / "config.json").is_file():
@@ -279,9 +280,7 @@ def _flows(config):
 
 def _prediction(config, network, root):
     if _flows(config):
-        doubled = network.output_channels == 2 * network.image_shape[-1]
-        velocity = predictions.FlowVelocity()
-        return predictions.HalfUnused(velocity) if doubled else velocity
+        return sources.with_unused(predictions.FlowVelocity(), network)
     kind = config.get("prediction_type", "epsilon")
     if kind not in _PREDICTIONS:
         raise ValueError(f"{root}/scheduler: prediction_type={kind!r} is not supported")
@@ -344,9 +343,11 @@ def _write_json(path, value):
 
 def _scheduler_config(parts):
     """The scheduler of diffusers for a process, or None, with a warning where there is none."""
-    if not parts:
+    process = parts.get("process")
+    schedule = parts.get("schedule", process and process.schedule)
+    prediction = parts.get("prediction", process and process.prediction)
+    if schedule is None or prediction is None:
         return None
-    schedule, prediction = parts["schedule"], parts["prediction"]
     mean = getattr(prediction, "mean", getattr(prediction, "used", prediction))
     if type(schedule) is schedules.RectifiedFlow and type(mean) is predictions.FlowVelocity:
         return {"_class_name": _FLOW, "num_train_timesteps": 1000, "shift": schedule.shift}

@@ -12,7 +12,7 @@ from keras_dit.weights import facts as travelling
 from keras_dit.weights import files, layout
 from keras_dit.weights.files import Stored, some
 from keras_dit.weights.format import Format
-from keras_dit.weights.source import Source, ddpm, flow
+from keras_dit.weights.source import Source, dit, sit
 from keras_dit.weights.source import channels as output_channels
 
 _PREFIX = re.compile(r"(module\.|_orig_mod\.)+")  # of DistributedDataParallel, torch.compile
@@ -50,7 +50,7 @@ class FacebookDiT(Format):
         names = facts.get("class_names")
         return Source(
             str(path),
-            {**_config(tensors, path, process is not ddpm), **facts["network"]},
+            {**_config(tensors, path, process is not dit), **facts["network"]},
             tensors,
             process,
             None if names is None else tuple(names),
@@ -128,15 +128,15 @@ def _process(settings, facts, path):
     if facts.get("process"):
         return lambda network: travelling.process(facts, path), ()
     said = settings.get("model")
-    sit = str(said or path.name).lower().startswith("sit")
+    named_sit = str(said or path.name).lower().startswith("sit")
     notes = ()
     if not said:
-        kind = "SiT's straight lines and velocity" if sit else "DiT's DDPM"
+        kind = "SiT's straight lines and velocity" if named_sit else "DiT's DDPM"
         notes = (f"nothing in it says how it was trained: by its name taken for {kind}",)
     other = [f"{key}={settings[key]}" for key in _SIT if settings.get(key, _SIT[key]) != _SIT[key]]
-    if sit and other:
+    if named_sit and other:
         return _refused(path, other), notes
-    return flow if sit else ddpm, notes
+    return sit if named_sit else dit, notes
 
 
 def _refused(path, settings):
@@ -144,7 +144,7 @@ def _refused(path, settings):
         raise ValueError(
             f"{path} was trained with {', '.join(settings)}, of which only the network can be "
             "loaded: DiTModel.from_preset. Diffusion.from_preset knows SiT's linear path and "
-            "velocity; for another give schedule= and prediction="
+            "velocity; for another give process="
         )
 
     return process

@@ -11,10 +11,12 @@ tensors under them. With D the hidden size, p the patch, C and O the channels of
 from collections.abc import Mapping
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
-from keras_dit.layers import sincos_positions
+from keras_dit.conditions import TimestepEmbedding
+from keras_dit.layers import AdaLNBlock, LayerNorm, sincos_positions
 from keras_dit.networks import DiTModel
 from keras_dit.networks.dit import output_channels_of
 from keras_dit.notices import warn
@@ -160,6 +162,37 @@ def own_positions(tensors: Mapping[str, Stored], config: Mapping[str, Any]) -> b
     return not np.allclose(tensor.read()[0].astype("float32"), usual, rtol=0, atol=4e-3)
 
 
+def _check_parts(network):
+    """Raise ValueError for a block or a time embedding of other parts than DiT's and diffusers'."""
+    block, time, config = network.blocks[0], network.time, network.config
+    epsilon = getattr(getattr(block, "mlp_norm", None), "epsilon", None)
+    norms = (LayerNorm(), LayerNorm(epsilon or 1e-6))
+    theirs = {
+        "block": AdaLNBlock(config["num_heads"], config["mlp_ratio"], norm=norms),
+        "time": TimestepEmbedding(time.hidden_size, frequency_shift=time.frequency_shift)
+        if type(time) is TimestepEmbedding
+        else TimestepEmbedding(),
+    }
+    for name, part in (("block", block), ("time", time)):
+        if _saved(part) != _saved(theirs[name]):
+            raise ValueError(
+                "a network of other parts than DiT's cannot be exported. "
+                f"Received: {name}={config[name]}"
+            )
+
+
+def _saved(part):
+    """The configuration of a layer and of its parts, without what makes no other numbers."""
+
+    def plain(value):
+        if isinstance(value, dict):
+            dropped = ("name", "dtype", "trainable", "build_config")
+            return {key: plain(part) for key, part in value.items() if key not in dropped}
+        return [plain(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+    return plain(keras.saving.serialize_keras_object(part))
+
+
 def save(network: DiTModel) -> dict[str, Stored]:
     """{name: `Stored`} of a network's tensors, float32, with its adapters (LoRA) merged.
 
@@ -174,6 +207,7 @@ def save(network: DiTModel) -> dict[str, Stored]:
         raise ValueError(
             f"a network that is told more than its class cannot be exported. Received: {others}"
         )
+    _check_parts(network)
     layers = _maps(network).values()
     if any(getattr(layer, "quantization_mode", None) for layer in layers):
         raise ValueError("a quantized network cannot be exported: export it before quantize()")

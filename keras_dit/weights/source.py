@@ -1,12 +1,13 @@
 """What every format gives: the tensors of a file and what it says of itself."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_dit import codecs, predictions, schedules
+from keras_dit import codecs, predictions, processes
 from keras_dit.networks import DiTModel
 from keras_dit.weights import layout
 from keras_dit.weights.files import Stored
@@ -21,29 +22,22 @@ _FREE = {
     "num_heads",
     "frequency_shift",
     "mlp_epsilon",
+    "trainable",
 }
-_FREE |= {"trainable"}
 _LABELS = "y_embedder.embedding_table.weight"
 
 
-def ddpm(network: DiTModel) -> dict[str, Any]:
-    """How DiT was trained: DDPM's linear table, the noise predicted, on latents."""
-    return {
-        "schedule": schedules.LinearBeta(),
-        "prediction": with_variance(predictions.Noise(), network),
-        "codec": codec(network),
-    }
+def dit(network: DiTModel) -> dict[str, Any]:
+    """How DiT was trained, with or without a learned variance."""
+    name = "dit" if network.learned_variance else "ddpm"
+    return {"process": processes.named(name), "codec": codec(network)}
 
 
-def flow(network: DiTModel) -> dict[str, Any]:
-    """How SiT was trained: along straight lines, its time running from noise to data."""
-    velocity = predictions.DataVelocity()
-    doubled = network.output_channels == 2 * network.image_shape[-1]  # they mean nothing
-    return {
-        "schedule": schedules.ReversedFlow(),
-        "prediction": predictions.HalfUnused(velocity) if doubled else velocity,
-        "codec": codec(network),
-    }
+def sit(network: DiTModel) -> dict[str, Any]:
+    """How SiT was trained."""
+    process = processes.named("sit")
+    prediction = with_unused(process.prediction, network)
+    return {"process": replace(process, prediction=prediction), "codec": codec(network)}
 
 
 def channels(count: int, image_channels: int, meant: bool) -> dict[str, Any]:
@@ -66,6 +60,12 @@ def with_variance(mean: predictions.Prediction, network: DiTModel) -> prediction
     return predictions.LearnedVariance(mean) if network.learned_variance else mean
 
 
+def with_unused(used: predictions.Prediction, network: DiTModel) -> predictions.Prediction:
+    """The prediction, with as many channels that mean nothing where the network has them."""
+    doubled = network.output_channels == 2 * network.image_shape[-1]
+    return predictions.HalfUnused(used) if doubled else used
+
+
 def codec(network: DiTModel) -> codecs.Codec:
     """Four channels are the latents of Stable Diffusion's autoencoder, others are pixels."""
     return codecs.Latents() if network.image_shape[-1] == 4 else codecs.Pixels()
@@ -86,7 +86,7 @@ class Source(NamedTuple):
     path: str
     config: dict[str, Any]
     tensors: dict[str, Stored]
-    process: Callable[[DiTModel], dict[str, Any]] = ddpm
+    process: Callable[[DiTModel], dict[str, Any]] = dit
     class_names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
 
