@@ -73,21 +73,25 @@ class Process(Configurable):
                     f"Received: {name}={getattr(self, name)!r}"
                 )
         self.objective.check(self)
-        if self.prediction.needs_signal and not ops.convert_to_numpy(self.schedule(1.0).alpha) > 0:
-            raise ValueError(
-                "the clean sample cannot be had from the noise where the schedule has no signal "
-                "(alpha(1) = 0): use predictions.FlowVelocity(), V() or CleanSample(). "
-                f"Received: prediction={self.prediction}, schedule={self.schedule}"
-            )
 
     def check_network(self, network):
-        """Raise ValueError unless the network has the output channels of the prediction."""
+        """Raise ValueError unless the network has the channels and the schedule the signal.
+
+        It computes, as the making of a process does not: those of `NAMED` are made at import,
+        when devices may not have been set up yet.
+        """
         expected = self.prediction.output_channels(network.image_shape[-1])
         if network.output_channels != expected:
             raise ValueError(
                 f"the prediction needs a network with {expected} output channels "
                 "(learned_variance=True doubles them). "
                 f"Received: {self.prediction} and {network.output_channels} output channels"
+            )
+        if self.prediction.needs_signal and not ops.convert_to_numpy(self.schedule(1.0).alpha) > 0:
+            raise ValueError(
+                "the clean sample cannot be had from the noise where the schedule has no signal "
+                "(alpha(1) = 0): use predictions.FlowVelocity(), V() or CleanSample(). "
+                f"Received: prediction={self.prediction}, schedule={self.schedule}"
             )
 
 

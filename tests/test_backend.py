@@ -92,6 +92,21 @@ def test_the_library_leaves_the_process_to_who_imports_it(tmp_path, command):
         assert not any(word in path.read_text() for path in source.glob("*.py"))
 
 
+SET_UP = {
+    "jax": "import jax; jax.config.update('jax_num_cpu_devices', 2);"
+    "assert len(jax.devices('cpu')) == 2",
+    "tensorflow": "import tensorflow as tf; cpu, = tf.config.list_physical_devices('CPU');"
+    "tf.config.set_logical_device_configuration(cpu, 2 * [tf.config.LogicalDeviceConfiguration()])",
+    "torch": "import torch; assert not torch.cuda.is_initialized()",
+}
+
+
+def test_devices_can_be_set_up_after_the_import(tmp_path):
+    """To import the library computes nothing: whoever does it may still choose devices."""
+    result = run(f"import keras_dit; {SET_UP[HERE]}", tmp_path, KERAS_BACKEND=HERE)
+    assert result.returncode == 0, result.stderr
+
+
 def test_the_command_starts_without_notices(tmp_path):
     """TensorFlow's, of processors and absent CUDA; with standard error closed it starts too."""
     for options in ("", " 2>&-"):
