@@ -21,6 +21,7 @@ from keras_dit.objectives import Hybrid, LogitNormalTimes, MeanSquaredError, Obj
 from keras_dit.predictions import (
     DataVelocity,
     FlowVelocity,
+    HalfUnused,
     LearnedVariance,
     Noise,
     Preconditioned,
@@ -37,7 +38,7 @@ from keras_dit.schedules import (
 )
 from keras_dit.serialization import Configurable, register
 
-__all__ = ["NAMED", "Process", "for_network", "named"]
+__all__ = ["NAMED", "Process", "fitted", "for_network", "named"]
 
 
 @register
@@ -124,6 +125,20 @@ def for_network(network: Any, process: Process | None = None, **parts: Any) -> P
         process = Process(**parts)
     process.check_network(network)
     return process
+
+
+def fitted(process: Process, network: Any) -> Process:
+    """The process for a network that has twice the channels of its images.
+
+    They are a learned variance if the network says so and the noise is predicted; else they mean
+    nothing, as those of published SiTs.
+    """
+    channels = network.image_shape[-1]
+    if network.output_channels != 2 * process.prediction.output_channels(channels):
+        return process
+    if network.learned_variance and process.prediction.needs_signal:
+        return for_network(network, prediction=LearnedVariance(process.prediction))
+    return dataclasses.replace(process, prediction=HalfUnused(process.prediction))
 
 
 NAMED = Registry(

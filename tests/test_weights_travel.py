@@ -23,7 +23,7 @@ from keras_dit import (
     schedules,
     weights,
 )
-from keras_dit.cli import main, recipe
+from keras_dit.cli import main
 from keras_dit.conditions import TimestepEmbedding
 from keras_dit.layers import AdaLNBlock, LayerNorm, RMSNorm, SelfAttention, SwiGLU
 from keras_dit.serialization import register
@@ -447,7 +447,7 @@ def test_a_method_fits_networks_of_twice_the_channels(method, tmp_path):
     assert main(["convert", str(FILES / "legacy.pt"), str(tmp_path / "x.keras"), *options]) == 0
     model = keras.saving.load_model(tmp_path / "x.keras")
     assert model.prediction.output_channels(4) == 8
-    assert isinstance(model.schedule, type(recipe.METHODS[method]()["schedule"]))
+    assert isinstance(model.schedule, type(processes.named(method).schedule))
 
 
 # A format from outside the package

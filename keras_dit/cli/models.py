@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import keras
 
-from keras_dit import weights
+from keras_dit import processes, weights
 from keras_dit.cli import options, recipe
 from keras_dit.diffusion import Diffusion
 from keras_dit.registry import nearest_first
@@ -37,8 +37,8 @@ def add_arguments(command) -> None:
     add = command.add_argument
     heads = "of the attention, for a file of no published size"
     add("--num-heads", type=options.count, metavar="N", help=heads)
-    method = f"how a file that does not say it was trained: {', '.join(recipe.METHODS)}"
-    add("--method", type=options.one_of(recipe.METHODS), metavar="NAME", help=method)
+    method = f"how a file that does not say it was trained: {', '.join(processes.NAMED)}"
+    add("--method", type=options.one_of(processes.NAMED), metavar="NAME", help=method)
     step = "weights of a run's checkpoint: a number of steps, or best"
     add("--checkpoint", metavar="STEP", help=step)
     add("--raw", action="store_true", help="the raw weights, not their average")
@@ -116,7 +116,7 @@ def _read(file):
 def _foreign(path, num_heads, method):
     source = weights.open_source(path)
     network = source.network(**({} if num_heads is None else {"num_heads": num_heads}))
-    process = {} if method is None else recipe.process(method, network)
+    process = {} if method is None else {"process": recipe.process(method, network)}
     for note in source.remarks() if method is None else ():
         print(f"{path}: {note}")
     # Nothing trains here, so an average would be a second copy of the weights.

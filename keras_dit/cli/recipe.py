@@ -4,42 +4,17 @@ import functools
 
 import keras
 
-from keras_dit import objectives, predictions, schedules
-from keras_dit.networks import DiTModel
+from keras_dit import processes
+from keras_dit.networks import Network
+from keras_dit.processes import Process
 from keras_dit.registry import Registry
 
-__all__ = ["METHODS", "OPTIMIZERS", "SCHEDULES", "learning_rate", "optimizer", "process"]
-
-# How images become noise, and what the network learns of it.
-METHODS = Registry(
-    "method",
-    {
-        "ddpm": lambda: {
-            "schedule": schedules.LinearBeta(),
-            "prediction": predictions.Noise(),
-            "objective": objectives.MeanSquaredError(),
-        },
-        "flow": lambda: {
-            "schedule": schedules.RectifiedFlow(),
-            "prediction": predictions.FlowVelocity(),
-            "objective": objectives.MeanSquaredError(times=objectives.LogitNormalTimes()),
-        },
-    },
-)
+__all__ = ["OPTIMIZERS", "SCHEDULES", "learning_rate", "optimizer", "process"]
 
 
-def process(method: str, network: DiTModel) -> dict:
-    """The arguments of `Diffusion` that a method is, its prediction fitted to the network.
-
-    Where the network has twice the channels of its images, they are a learned variance if it says
-    so and the prediction has one, else they mean nothing, as SiT's.
-    """
-    parts = METHODS.named(method)()
-    if network.output_channels == 2 * network.image_shape[-1]:
-        learned = network.learned_variance and parts["prediction"].needs_signal
-        kind = predictions.LearnedVariance if learned else predictions.HalfUnused
-        parts["prediction"] = kind(parts["prediction"])
-    return parts
+def process(method: str, network: Network) -> Process:
+    """The process of that name, its prediction fitted to the network."""
+    return processes.fitted(processes.named(method), network)
 
 
 OPTIMIZERS = Registry(

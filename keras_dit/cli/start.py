@@ -11,7 +11,6 @@ from keras_dit.diffusion import Diffusion
 __all__ = ["model", "opened"]
 
 SIZES = (*plan.SIZE, "patch_size", "preset")  # which the model brings
-PARTS = ("schedule", "prediction", "objective", "codec")
 
 
 def opened(settings: argparse.Namespace, given: dict, data) -> Diffusion:
@@ -60,7 +59,5 @@ def model(begun: Diffusion, settings: argparse.Namespace, method: str | None) ->
     config = {**weights.get_config(), "remat": settings.remat, "dtype": policy}
     network = type(weights).from_config(config)
     network.set_weights(weights.get_weights())
-    parts = {name: getattr(begun, name) for name in PARTS}
-    if method is not None:
-        parts |= recipe.process(method, network)
-    return Diffusion(network, **parts, ema=settings.ema)
+    process = begun.process if method is None else recipe.process(method, network)
+    return Diffusion(network, process=process, codec=begun.codec, ema=settings.ema)

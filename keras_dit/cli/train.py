@@ -6,13 +6,14 @@ import time
 
 import keras
 
-from keras_dit import backend, datasets
+from keras_dit import backend, datasets, processes
 from keras_dit.cli import common, options, plan, recipe, resume, run_folder, start
 from keras_dit.cli.common import counted
 from keras_dit.cli.progress import TrainingBar
 from keras_dit.datasets import sources
 from keras_dit.diffusion import Diffusion
 from keras_dit.networks import PRESETS, DiTModel
+from keras_dit.predictions import LearnedVariance
 from keras_dit.training.checkpoints import Checkpoint, Interrupted
 
 HELP = "train a model on a data set"
@@ -98,8 +99,8 @@ def _add_network(group, count):
     for name, value in plan.SIZE.items():
         add("--" + name.replace("_", "-"), **count, help=f"default: {value}")
     add("--patch-size", **count, help=f"default: one of at most {plan.MOST_TOKENS} tokens")
-    methods = f"{', '.join(recipe.METHODS)} (default: {DEFAULTS['method']})"
-    add("--method", type=options.one_of(recipe.METHODS), metavar="NAME", help=methods)
+    methods = f"{', '.join(processes.NAMED)} (default: {DEFAULTS['method']})"
+    add("--method", type=options.one_of(processes.NAMED), metavar="NAME", help=methods)
     add("--dtype", metavar="POLICY", help="of Keras, such as mixed_bfloat16; default: float32")
 
 
@@ -185,8 +186,12 @@ def _new(folder, given):
         model = start.model(begun, settings, given["method"])
     else:
         notes = plan.fill(settings, data)
-        network = DiTModel(**plan.config(settings, data), dtype=settings.dtype)
-        model = Diffusion(network, **recipe.METHODS[settings.method](), ema=settings.ema)
+        process = processes.named(settings.method)
+        learned = isinstance(process.prediction, LearnedVariance)
+        network = DiTModel(
+            **plan.config(settings, data), learned_variance=learned, dtype=settings.dtype
+        )
+        model = Diffusion(network, process=process, ema=settings.ema)
     _compile(model, settings, data)
     run_folder.write_config(folder, vars(settings), data, model)
     _say(data, model, notes)
