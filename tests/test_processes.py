@@ -65,7 +65,8 @@ def test_doubled_channels_are_a_variance_where_the_network_says_so():
     [
         (lambda: processes.named("floww"), "process must be one of flow, "),
         (lambda: Process(schedules.LinearBeta(), "noise"), "prediction must be an object of a cl"),
-        (lambda: Process(schedules.RectifiedFlow(), predictions.Noise()), "has no signal"),
+        (lambda: keras_dit.Diffusion(network(), schedules.RectifiedFlow(), predictions.Noise()),
+         "has no signal"),
         (lambda: Process(schedules.LinearBeta(), predictions.Noise(), objectives.Hybrid()),
          "must be a LearnedVariance"),
         (lambda: keras_dit.Diffusion(network(), process="flow"), r"processes.named\(\"flow\"\)"),
