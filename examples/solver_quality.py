@@ -10,7 +10,10 @@ Writes OUT.csv, which a second run goes on from, and OUT.png. Needs matplotlib.
 
 import argparse
 import csv
+import os
 import pathlib
+
+os.environ.setdefault("KERAS_BACKEND", "jax")  # or "torch", "tensorflow"
 
 import keras
 

@@ -10,7 +10,10 @@ since no digit of a batch needed them; the seconds; how far the digits are from 
 """
 
 import argparse
+import os
 import time
+
+os.environ.setdefault("KERAS_BACKEND", "jax")  # or "torch", "tensorflow"
 
 import keras
 import numpy as np

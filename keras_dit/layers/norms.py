@@ -94,7 +94,7 @@ class RMSNorm(_Norm):
     Example:
 
     >>> x = np.array([[1.0, 7.0]], "float32")
-    >>> [round(float(n), 3) for n in RMSNorm()(x)[0]]
+    >>> [round(float(n), 3) for n in keras.ops.convert_to_numpy(RMSNorm()(x))[0]]
     [0.2, 1.4]
 
     Reference:
