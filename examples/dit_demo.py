@@ -135,11 +135,11 @@ print(f"its parameters: {network.count_params():,}")
 # %%
 SIZES = ["dit_s_8"] if QUICK else ["dit_s_4", "dit_b_4", "dit_l_4"]
 BATCH = 8
-images = np.random.default_rng(0).standard_normal((BATCH, 32, 32, 3)).astype("float32")
+noisy = np.random.default_rng(0).standard_normal((1, 32, 32, 3)).astype("float32")
 networks = {}
 for name in SIZES:
     networks[name] = keras_dit.DiTModel.from_preset(name, input_shape=(32, 32, 3), num_classes=10)
-    output = networks[name](images[:1], np.array([500.0]), np.array([3]))
+    output = networks[name](noisy, np.array([500.0]), np.array([3]))
     modulation = sum(layer.modulation.count_params() for layer in networks[name].blocks)
     share = modulation / networks[name].count_params()
     print(
