@@ -111,7 +111,7 @@ def size(text: str) -> int | tuple[int, int]:
         raise argparse.ArgumentTypeError(
             f"must be a side such as 64, or height x width such as 64x96, not {text!r}"
         )
-    return sides[0] if len(sides) == 1 else sides
+    return (sides[0], sides[1]) if len(sides) == 2 else sides[0]
 
 
 def shape(text: str) -> tuple[int, ...]:
