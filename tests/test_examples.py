@@ -27,6 +27,14 @@ def test_a_notebook_is_what_jupytext_makes_of_its_program(notebook):
     assert cells(notebook) == cells(notebook.with_suffix(".py"))
 
 
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_kept_with_small_outputs(notebook):
+    code = [cell for cell in jupytext.read(notebook).cells if cell.cell_type == "code"]
+    assert all(cell.outputs for cell in code if "print(" in cell.source)
+    assert any("image/png" in output.get("data", {}) for cell in code for output in cell.outputs)
+    assert notebook.stat().st_size < 500_000
+
+
 def test_the_demo_has_its_seven_sections():
     headings = [
         line.removeprefix("## ")

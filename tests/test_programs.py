@@ -102,6 +102,7 @@ EXAMPLES = {
             "cut and joined, the same: True",
         ),
     ),
+    "own_parts": ((), ("the same from .npz: True", "the same images after loading: True")),
     "solver_quality": (
         ("digits.keras", "--out", "quality", "--count", "20"),
         ("UniPC-3 51", "real digits, half to half"),
@@ -116,7 +117,7 @@ EXAMPLES = {
 @pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=name)
 def test_an_example_runs(example, folder):
     shutil.copy(DIGITS, folder / "digits.keras")
-    arguments, expected = EXAMPLES.get(example.stem, ((), ()))
+    arguments, expected = EXAMPLES[example.stem]
     output = run(example.read_text(), folder, *arguments)
     assert all(text in output for text in expected)
 
