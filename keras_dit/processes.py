@@ -137,7 +137,8 @@ def fitted(process: Process, network: Any) -> Process:
     if network.output_channels != 2 * process.prediction.output_channels(channels):
         return process
     if network.learned_variance and process.prediction.needs_signal:
-        return for_network(network, prediction=LearnedVariance(process.prediction))
+        learned = LearnedVariance(process.prediction)
+        return for_network(network, schedule=process.schedule, prediction=learned)
     return dataclasses.replace(process, prediction=HalfUnused(process.prediction))
 
 

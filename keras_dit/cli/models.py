@@ -117,7 +117,7 @@ def _foreign(path, num_heads, method):
     source = weights.open_source(path)
     network = source.network(**({} if num_heads is None else {"num_heads": num_heads}))
     process = {} if method is None else {"process": recipe.process(method, network)}
-    for note in source.remarks() if method is None else ():
+    for note in source.notes if method is None else ():
         print(f"{path}: {note}")
     # Nothing trains here, so an average would be a second copy of the weights.
     diffusion = Diffusion(network, **{**source.parts(network, process), **process}, ema=None)

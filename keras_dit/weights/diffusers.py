@@ -12,7 +12,7 @@ import re
 
 import numpy as np
 
-from keras_dit import codecs, predictions, schedules
+from keras_dit import codecs, predictions, processes, schedules
 from keras_dit.conditions import TimestepEmbedding
 from keras_dit.files import beside
 from keras_dit.layers import AdaLNBlock, LayerNorm, sincos_positions
@@ -262,29 +262,31 @@ def _scheduler(root):
 
 def _process(root, network):
     """What the pipeline's scheduler and autoencoder say, or as DiT was trained."""
-    parts = sources.dit(network)
-    config = _scheduler(root)
-    if config:
-        del parts["process"]
-        parts["schedule"] = _schedule(config)
-        parts["prediction"] = _prediction(config, network, root)
+    parts, scheduler = sources.dit(network), _scheduler(root)
+    if scheduler:
+        parts["process"] = _of_scheduler(scheduler, network, root)
     if (root / "vae" / "config.json").is_file():
         scale = _json(root / "vae" / "config.json").get("scaling_factor", 0.18215)
         parts["codec"] = codecs.Latents(scale)
     return parts
 
 
-def _flows(config):
-    return config.get("_class_name") == _FLOW
-
-
-def _prediction(config, network, root):
+def _of_scheduler(config, network, root):
+    schedule = _schedule(config)
     if _flows(config):
-        return sources.with_unused(predictions.FlowVelocity(), network)
+        flow = processes.Process(schedule, predictions.FlowVelocity())
+        return processes.fitted(flow, network)
     kind = config.get("prediction_type", "epsilon")
     if kind not in _PREDICTIONS:
         raise ValueError(f"{root}/scheduler: prediction_type={kind!r} is not supported")
-    return sources.with_variance(_PREDICTIONS[kind](), network)
+    prediction = _PREDICTIONS[kind]()
+    if network.learned_variance:
+        prediction = predictions.LearnedVariance(prediction)
+    return processes.for_network(network, schedule=schedule, prediction=prediction)
+
+
+def _flows(config):
+    return config.get("_class_name") == _FLOW
 
 
 def _schedule(config):

@@ -1,13 +1,12 @@
 """What every format gives: the tensors of a file and what it says of itself."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_dit import codecs, predictions, processes
+from keras_dit import codecs, processes
 from keras_dit.networks import DiTModel
 from keras_dit.weights import layout
 from keras_dit.weights.files import Stored
@@ -28,16 +27,18 @@ _LABELS = "y_embedder.embedding_table.weight"
 
 
 def dit(network: DiTModel) -> dict[str, Any]:
-    """How DiT was trained, with or without a learned variance."""
-    name = "dit" if network.learned_variance else "ddpm"
-    return {"process": processes.named(name), "codec": codec(network)}
+    """How DiT was trained."""
+    return _named("ddpm", network)
 
 
 def sit(network: DiTModel) -> dict[str, Any]:
     """How SiT was trained."""
-    process = processes.named("sit")
-    prediction = with_unused(process.prediction, network)
-    return {"process": replace(process, prediction=prediction), "codec": codec(network)}
+    return _named("sit", network)
+
+
+def _named(name, network):
+    process = processes.fitted(processes.named(name), network)
+    return {"process": process, "codec": codec(network)}
 
 
 def channels(count: int, image_channels: int, meant: bool) -> dict[str, Any]:
@@ -53,17 +54,6 @@ def channels(count: int, image_channels: int, meant: bool) -> dict[str, Any]:
         "learned_variance": doubled and meant,
         "output_channels": count if doubled and not meant else None,
     }
-
-
-def with_variance(mean: predictions.Prediction, network: DiTModel) -> predictions.Prediction:
-    """The prediction, with a learned variance where the network has the channels for it."""
-    return predictions.LearnedVariance(mean) if network.learned_variance else mean
-
-
-def with_unused(used: predictions.Prediction, network: DiTModel) -> predictions.Prediction:
-    """The prediction, with as many channels that mean nothing where the network has them."""
-    doubled = network.output_channels == 2 * network.image_shape[-1]
-    return predictions.HalfUnused(used) if doubled else used
 
 
 def codec(network: DiTModel) -> codecs.Codec:
