@@ -21,7 +21,8 @@ from reference import (
 )
 
 import keras_dit
-from keras_dit.conditions import TimestepEmbedding
+from keras_dit.conditions import TimestepEmbedding, Tokens
+from keras_dit.layers import AdaLNBlock, CrossAttention, InContextAttention, SwiGLU
 from keras_dit.networks import PRESETS, SIZES, count_parameters, multiply_adds, preset_config
 from keras_dit.predictions import FlowVelocity
 
@@ -253,6 +254,28 @@ def test_the_largest_at_512_pixels():
 def test_counted_parameters_are_those_of_the_network(changes):
     config = {**TINY, "num_classes": 3, **changes}
     assert count_parameters(config) == keras_dit.DiTModel(**config).count_params()
+
+
+def test_cost_is_asked_of_the_parts_of_a_block():
+    width, tokens = TINY["hidden_size"], 6
+    parts = {
+        "swiglu": AdaLNBlock(2, mlp=SwiGLU(3.0)),
+        "cross": AdaLNBlock(2, cross_attention=CrossAttention(2)),
+        "joined": AdaLNBlock(2, attention=InContextAttention(2)),
+        "plain": AdaLNBlock(2),
+    }
+    cost = {}
+    for name, block in parts.items():
+        conditions = {"text": Tokens(5, 3)} if block.sees_tokens else {}
+        network = keras_dit.DiTModel(**TINY, block=block, conditions=conditions)
+        assert count_parameters(network.config) == network.count_params()
+        cost[name] = multiply_adds(network.config) / TINY["depth"]
+    swiglu = tokens * 3 * 2 * width * width - tokens * 8 * width * width
+    cross = (2 * tokens + 2 * 4) * width**2 + 2 * tokens * 4 * width
+    joined = 4 * 3 * width**2 + 2 * tokens * 4 * width
+    assert cost["swiglu"] - cost["plain"] == swiglu
+    assert cost["cross"] - cost["plain"] == cross
+    assert cost["joined"] - cost["plain"] == joined
 
 
 def test_presets():

@@ -15,7 +15,7 @@ from keras_dit.backend.devices import (
     reuse_freed_memory,
     synchronize,
 )
-from keras_dit.backend.keras_layers import call_layer, saved_policy
+from keras_dit.backend.keras_layers import call_layer, layers_of, saved_policy, without_memory
 from keras_dit.backend.kernels import (
     attention,
     layer_norm,
@@ -57,6 +57,7 @@ __all__ = [
     "jit_compile_training",
     "keras_step",
     "layer_norm",
+    "layers_of",
     "linear",
     "linear_gelu",
     "modulated_layer_norm",
@@ -72,4 +73,5 @@ __all__ = [
     "rms_norm",
     "saved_policy",
     "synchronize",
+    "without_memory",
 ]

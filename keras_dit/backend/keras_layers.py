@@ -1,5 +1,7 @@
 """What Keras does around a layer's call and with its dtype policy."""
 
+from concurrent import futures
+
 import keras
 
 PACKAGE = __name__.partition(".")[0]
@@ -35,7 +37,7 @@ def saved_policy(model):
     `quantize` gives each layer a policy of its own, which the model's own does not tell of. Only a
     map of them by path builds the layers of the saved file as they were.
     """
-    layers = model._flatten_layers(include_self=False)
+    layers = layers_of(model)[1:]
     quantized = {x.path: _own_policy(x) for x in layers if x.quantization_mode is not None}
     if not quantized:
         return model.dtype_policy
@@ -47,3 +49,23 @@ def saved_policy(model):
 def _own_policy(layer):
     policy = layer.dtype_policy
     return policy[layer.path] if isinstance(policy, keras.dtype_policies.DTypePolicyMap) else policy
+
+
+def layers_of(layer):
+    """A layer and all those that it is made of, as a list."""
+    return list(layer._flatten_layers())
+
+
+def without_memory(make):
+    """What `make()` builds, of variables that have a shape and no value.
+
+    It runs in a thread of its own: Keras keeps a list for each of the variables that still lack
+    their value, and would give them one at some later time.
+    """
+
+    def run():
+        with keras.StatelessScope(initialize_variables=False):
+            return make()
+
+    with futures.ThreadPoolExecutor(1) as thread:
+        return thread.submit(run).result()

@@ -1,59 +1,74 @@
-"""What a network costs: parameters and multiply-adds."""
+"""What a network costs: parameters and multiply-adds, asked of its layers.
 
-from keras_dit.networks.dit import output_channels_of
+A network of one block is built without memory for its weights, which takes hundredths of a second
+even for the largest; the other blocks are like the first.
+"""
 
+import keras
 
-def count_parameters(config):
-    """Parameters of a network, fixed positions included, without building it.
-
-    Args:
-        config: arguments of `DiTModel` as a dict; those left out take its defaults.
-
-    Returns:
-        int.
-    """
-    size = _Extent(config)
-    width, mlp = size.width, size.mlp
-    block = _dense(width, 6 * width) + _dense(width, 3 * width) + _dense(width, width)
-    block += _dense(width, mlp) + _dense(mlp, width)
-    time = _dense(size.frequencies, width) + _dense(width, width)
-    classes = config.get("num_classes")
-    label = 0 if classes is None else (classes + 1) * width
-    final = _dense(width, 2 * width) + _dense(width, size.patch_numbers * size.output_channels)
-    patches = _dense(size.patch_numbers * size.channels, width)
-    return patches + size.tokens * width + time + label + size.depth * block + final
+from keras_dit import backend
+from keras_dit.layers.attention import CrossAttention, InContextAttention, SelfAttention
+from keras_dit.networks.dit import DiTModel
 
 
-def multiply_adds(config):
-    """Multiply-adds of one picture's forward pass, which the paper's table calls Gflops.
+def count_parameters(config: dict) -> int:
+    """Parameters of a network, fixed positions included.
 
     Args:
         config: arguments of `DiTModel` as a dict; those left out take its defaults.
-
-    Returns:
-        int.
     """
-    size = _Extent(config)
-    width, tokens = size.width, size.tokens
-    block = tokens * (4 * width**2 + 2 * width * size.mlp + 2 * tokens * width) + 6 * width**2
-    ends = tokens * size.patch_numbers * width * (size.channels + size.output_channels)
-    conditioning = size.frequencies * width + width**2 + 2 * width**2
-    return size.depth * block + ends + conditioning
+    network, others = _of_one_block(config)
+    return network.count_params() + others * network.blocks[0].count_params()
 
 
-class _Extent:
-    """The numbers that the cost of a network is made of."""
+def multiply_adds(config: dict) -> int:
+    """Multiply-adds of one image's forward pass, which the paper's table calls Gflops.
 
-    frequencies = 256
+    Those of linear maps and of attention. Parts of your own are asked for their Dense layers, each
+    of which is taken to see every token of the image.
 
-    def __init__(self, config):
-        height, columns, self.channels = config["input_shape"]
-        self.patch_numbers = config["patch_size"] ** 2
-        self.tokens = height * columns // self.patch_numbers
-        self.width, self.depth = config["hidden_size"], config["depth"]
-        self.mlp = int(self.width * config.get("mlp_ratio", 4.0))
-        self.output_channels = output_channels_of(config)
+    Args:
+        config: arguments of `DiTModel` as a dict; those left out take its defaults.
+    """
+    network, others = _of_one_block(config)
+    tokens, block = network.positions.shape[1], network.blocks[0]
+    memory = sum(c.length + 1 for c in network.conditions.values() if hasattr(c, "length"))
+    once = network.time, network.final.modulation
+    ends = sum(_size(layer) for part in once for layer in backend.layers_of(part))
+    ends += tokens * (_size(network.patches.projection) + _size(network.final.projection))
+    of_block = sum(
+        _rows(layer, block, tokens, memory) * _size(layer) + _products(layer, tokens, memory)
+        for layer in backend.layers_of(block)
+    )
+    return ends + (1 + others) * of_block
 
 
-def _dense(inputs, outputs):
-    return (inputs + 1) * outputs
+def _of_one_block(config):
+    """A network of one block, without memory for its weights, and how many blocks it lacks."""
+    network = backend.without_memory(lambda: DiTModel.from_config({**config, "depth": 1}))
+    return network, config["depth"] - 1
+
+
+def _size(layer):
+    """Multiply-adds of a linear map for one vector."""
+    if not isinstance(layer, keras.layers.Dense):
+        return 0
+    inputs, outputs = layer.kernel.shape
+    return inputs * outputs
+
+
+def _rows(layer, block, tokens, memory):
+    """How many vectors a linear map of a block sees."""
+    if layer is getattr(block, "modulation", None):
+        return 1
+    return memory if layer.name == "key_value" else tokens
+
+
+def _products(layer, tokens, memory):
+    """Multiply-adds of an attention beside its linear maps: q kᵀ and weights v."""
+    if isinstance(layer, InContextAttention):
+        return 2 * tokens * (tokens + memory) * layer.projection.units + memory * _size(layer.qkv)
+    if isinstance(layer, (SelfAttention, CrossAttention)):
+        seen = tokens if isinstance(layer, SelfAttention) else memory
+        return 2 * tokens * seen * layer.projection.units
+    return 0
