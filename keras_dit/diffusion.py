@@ -49,6 +49,7 @@ class Diffusion(keras.Model):
         process: how data becomes noise and what the network learns of it, a `Process` such as
             `processes.named("flow")`; None: as DiT was published, "ddpm", or "dit" where the
             network has the channels for a learned variance.
+        class_names: names of the classes in their order, kept for people and the command.
 
     Raises:
         ValueError: if the parts do not fit each other.
@@ -67,10 +68,12 @@ class Diffusion(keras.Model):
         ema=0.9999,
         *,
         process=None,
+        class_names=None,
         **kwargs,
     ):
         super().__init__(autocast=False, **kwargs)
         self.network = network
+        self.class_names = checks.class_names(class_names, network)
         parts = {"schedule": schedule, "prediction": prediction, "objective": objective}
         self.process = processes.for_network(network, process, **parts)
         self.codec = checks.instance("codec", codec, Pixels, Codec)
@@ -110,10 +113,11 @@ class Diffusion(keras.Model):
             FileNotFoundError: if there is no such file.
             ValueError: for a file that holds no network.
         """
-        names = ("process", "schedule", "prediction", "objective", "codec", "ema")
+        names = ("process", "schedule", "prediction", "objective", "codec", "ema", "class_names")
         parts = {name: overrides.pop(name) for name in names if name in overrides}
         source = weights.open_source(preset)
         network = source.network(**overrides)
+        parts.setdefault("class_names", source.class_names)
         return cls(network, **{**source.parts(network, parts), **parts})
 
     @property
@@ -447,7 +451,8 @@ class Diffusion(keras.Model):
     def get_config(self):
         parts = {"network": self.network, "process": self.process, "codec": self.codec}
         config = {name: keras.saving.serialize_keras_object(part) for name, part in parts.items()}
-        return {"name": self.name, "ema": self.ema, **config}
+        names = {} if self.class_names is None else {"class_names": list(self.class_names)}
+        return {"name": self.name, "ema": self.ema, **names, **config}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):

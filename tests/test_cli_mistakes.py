@@ -42,7 +42,7 @@ def refusal(capsys, arguments):
         ("--data nowhere/photos", "existing folder"),
         ("--preset dit_s_3", "one of dit_s_"),
         ("--preset dit_xxl_2", "one of dit_xl_2,"),
-        ("--method flows", "one of flow, ddpm"),
+        ("--method flows", "one of flow, "),
         ("--patch-size 3", "--patch-size 3, input_shape=(8, 8, 1)"),
         ("--patch-size 0", "--patch-size: must be an integer of 1 or more, not '0'"),
         ("--hidden-size 12 --num-heads 5", "--hidden-size 12, --num-heads 5"),

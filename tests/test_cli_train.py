@@ -66,6 +66,7 @@ def test_the_log_tells_learning_rate_and_speed(photo_run):
     rows = log(photo_run)
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert all(float(row["images_per_second"]) > 0 for row in rows)
+    assert all(float(row["gradient_norm"]) > 0 for row in rows)
     rates = [float(row["learning_rate"]) for row in rows]
     assert rates[0] > rates[1] == pytest.approx(0.0, abs=1e-6)
 
@@ -191,8 +192,8 @@ def test_the_choices_are_said_and_kept(photos, tmp_path, capsys):
     # The bar says what the first step is, then what it is like to wait for the others.
     bar = shown.err.split("\r")
     assert any(line.startswith(progress.FIRST) for line in bar)
-    assert "training: 100%" in bar[-1]
-    assert "images/s" in bar[-1]
+    (last,) = [line for line in bar if "training: 100%" in line][-1:]
+    assert "images/s" in last
     assert "skipped" not in shown.err
 
 
@@ -202,9 +203,11 @@ def test_the_choices_are_said_and_kept(photos, tmp_path, capsys):
 def test_a_run_goes_on_with_changes_that_are_named(photo_run, capsys):
     before = log(photo_run)
     again = ["--resume", "--run", photo_run, "--epochs", 3, "--learning-rate", 0.02]
+    again += ["--batch-size", 4]
     assert command("train", *again) == 0
     shown = capsys.readouterr()
     assert "--epochs 3, was 2" in shown.out
+    assert "--batch-size 4, was 3" in shown.out
     assert "--learning-rate 0.02, was not set" in shown.out
     assert "would have been" in shown.out
     rows = log(photo_run)
@@ -308,6 +311,9 @@ def test_one_file_an_image_and_a_seed_each(photo_run, tmp_path):
 
 
 def test_the_names_of_the_classes_are_kept_by_an_export(photo_run, tmp_path, capsys):
+    assert models.load(photo_run).diffusion.class_names == NAMES
+    assert command("convert", photo_run / "model.keras", tmp_path / "y.pt") == 0
+    assert keras_dit.weights.open_source(tmp_path / "y.pt").class_names == NAMES
     assert command("convert", photo_run, tmp_path / "x.pt") == 0
     assert "the average of the weights" in capsys.readouterr().out
     assert command("info", tmp_path / "x.pt") == 0

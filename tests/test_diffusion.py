@@ -273,3 +273,21 @@ def test_evaluation_is_repeatable_and_touches_nothing():
     assert diffusion.evaluate(x, y, batch_size=4, verbose=0) == first
     for name, value in weights_of(diffusion.network).items():
         np.testing.assert_array_equal(value, before[name])
+
+
+@pytest.mark.parametrize("labels", [4, np.int64(4)])
+def test_a_bare_number_is_no_list_of_classes(labels):
+    """It may mean four images or one of class 4: which, has to be said."""
+    network = keras_dit.DiTModel((4, 4, 1), 2, 8, 1, 2, num_classes=5)
+    with pytest.raises(ValueError, match=r"labels=\[3, 3\]; for 4 images give num_images=4"):
+        keras_dit.Diffusion(network).generate(labels)
+
+
+def test_names_of_classes_are_kept_in_the_file(tmp_path):
+    network = keras_dit.DiTModel((4, 4, 1), 2, 8, 1, 2, num_classes=2)
+    with pytest.raises(ValueError, match="one for each of 2 classes"):
+        keras_dit.Diffusion(network, class_names=["cat", "dog", "cow"])
+    keras_dit.Diffusion(network, class_names=["cat", "dog"]).save(tmp_path / "a.keras")
+    assert keras.saving.load_model(tmp_path / "a.keras").class_names == ("cat", "dog")
+    keras_dit.weights.export(network, tmp_path / "a.pt", class_names=["cat", "dog"])
+    assert keras_dit.Diffusion.from_preset(tmp_path / "a.pt").class_names == ("cat", "dog")

@@ -15,6 +15,7 @@ FLOORS = (
         "draws",
         "files",
         "notices",
+        "progress",
         "registry",
         "serialization",
     },  # what the ground floor stands on

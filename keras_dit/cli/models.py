@@ -87,7 +87,7 @@ def load(
         diffusion, taken = _without_average(diffusion), f"the raw weights{taken}"
     else:
         taken = f"the average of the weights{taken}"
-    return Model(diffusion, _class_names(folder), taken)
+    return Model(diffusion, diffusion.class_names or _class_names(folder), taken)
 
 
 def _keras_file(path):
@@ -120,8 +120,8 @@ def _foreign(path, num_heads, method):
     for note in source.notes if method is None else ():
         print(f"{path}: {note}")
     # Nothing trains here, so an average would be a second copy of the weights.
-    diffusion = Diffusion(network, **{**source.parts(network, process), **process}, ema=None)
-    return Model(diffusion, source.class_names, "the weights of the file")
+    parts = {**source.parts(network, process), **process, "class_names": source.class_names}
+    return Model(Diffusion(network, **parts, ema=None), source.class_names, "the file's weights")
 
 
 def _checkpoint(folder, name):
@@ -136,12 +136,12 @@ def _checkpoint(folder, name):
 
 
 def _without_average(model):
-    parts = ("schedule", "prediction", "objective", "codec")
-    return Diffusion(model.network, **{n: getattr(model, n) for n in parts}, ema=None)
+    parts = {name: getattr(model, name) for name in ("process", "codec", "class_names")}
+    return Diffusion(model.network, **parts, ema=None)
 
 
 def _class_names(folder):
-    """The names that a run keeps in its config.json."""
+    """The names that a run of 0.1.0 keeps in its config.json alone."""
     folder = folder.parent if folder.suffix == ".keras" else folder
     try:
         names = json.loads((folder / "config.json").read_text())["class_names"]

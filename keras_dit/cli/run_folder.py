@@ -90,7 +90,7 @@ class RunFolder(keras.callbacks.Callback):
         if epoch + 1 == self.params["epochs"] or self.since_saved.seconds > self.seconds:
             self.save()
         if self.sample_every and (epoch + 1) % self.sample_every == 0:
-            with self.bar.saying("sampling"):
+            with self.bar.bar.saying("sampling"):
                 self.sampled = self._sample(f"epoch_{epoch + 1:05d}.png"), epoch + 1
 
     def save(self):

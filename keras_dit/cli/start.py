@@ -60,4 +60,5 @@ def model(begun: Diffusion, settings: argparse.Namespace, method: str | None) ->
     network = type(weights).from_config(config)
     network.set_weights(weights.get_weights())
     process = begun.process if method is None else recipe.process(method, network)
-    return Diffusion(network, process=process, codec=begun.codec, ema=settings.ema)
+    names = {"class_names": begun.class_names}
+    return Diffusion(network, process=process, codec=begun.codec, ema=settings.ema, **names)

@@ -33,6 +33,7 @@ examples:
   keras-dit train --resume --run runs/photos --epochs 800
   keras-dit train --data cats --image-size 64 --from runs/photos --run runs/cats"""
 
+PROCESS = 'process: {0}; in Python Diffusion(network, process=processes.named("{0}"))'
 NOT_SETTINGS = ("command", "run", "spellings", "debug", "folder", "resume")
 
 # What is not said is None until `plan.fill` or this has settled it, so that it is known what was.
@@ -187,11 +188,12 @@ def _new(folder, given):
     else:
         notes = plan.fill(settings, data)
         process = processes.named(settings.method)
-        learned = isinstance(process.prediction, LearnedVariance)
-        network = DiTModel(
-            **plan.config(settings, data), learned_variance=learned, dtype=settings.dtype
-        )
-        model = Diffusion(network, process=process, ema=settings.ema)
+        variance = isinstance(process.prediction, LearnedVariance)
+        config = {**plan.config(settings, data), "learned_variance": variance}
+        network = DiTModel(**config, dtype=settings.dtype)
+        names = data.class_names or None
+        model = Diffusion(network, process=process, ema=settings.ema, class_names=names)
+        notes.append(PROCESS.format(settings.method))
     _compile(model, settings, data)
     run_folder.write_config(folder, vars(settings), data, model)
     _say(data, model, notes)
@@ -246,7 +248,12 @@ def _say(data, model, notes):
 
 def _train(model, data, folder, settings):
     # Without a checkpoint it begins, so that a run stopped before its first one can go on too.
-    checkpoint = Checkpoint(folder / "checkpoints", settings.checkpoint_every, resume=True)
+    checkpoint = Checkpoint(
+        folder / "checkpoints",
+        settings.checkpoint_every,
+        resume=True,
+        changes=("batch_size", "flip"),  # those that are named: `resume.settings` sees to it
+    )
     bar = TrainingBar(data.batch_size, lambda: checkpoint.epoch * len(data) + checkpoint.step)
     keeper = run_folder.RunFolder(folder, bar, settings.sample_every, data.class_names)
     callbacks = [bar, run_folder.Log(folder / "log.csv", data.batch_size, checkpoint), keeper]

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 from keras import ops, tree
-from tqdm.auto import tqdm
 
 from keras_dit import backend
 from keras_dit.guidance import Guidance
+from keras_dit.progress import Bar
 from keras_dit.sampling import loop
 from keras_dit.sampling import noise as noises
 from keras_dit.sampling.caching import Cache, CachedNetwork, Memory
@@ -73,14 +73,16 @@ class Generation:
             decode: numpy samples -> images.
             verbose, jit_compile: as for `Diffusion.generate`.
         """
+        first = None
         if jit_compile not in self._steps:
+            first = "compiling"
             self._steps[jit_compile] = backend.compile_inference(take_step, jit_compile)
         step = self._steps[jit_compile]
         run = dataclasses.replace(run, denoiser=run.denoiser.settled())
         rates = loop.run_rates(run.denoiser.schedule, run.times)
         total, done = run.evaluations * len(chunks), 0
-        look = {"desc": "sampling", "unit": "evaluation", "dynamic_ncols": True}
-        with tqdm(total=total, disable=not verbose, **look) as bar:
+        look = {"desc": "sampling", "first": first, "unit": " evaluations"}
+        with Bar(total=total, disable=not verbose, **look) as bar:
             for samples in chunks:
                 batch = _Batch(run, step, samples, condition, bar)
                 try:

@@ -35,6 +35,18 @@ def jit_compile(value):
         raise ValueError(f'jit_compile must be True, False or "auto". Received: {value!r}')
 
 
+def class_names(names, network):
+    """The names of the classes as a tuple, or None; ValueError for another number of them."""
+    if names is None:
+        return None
+    if len(names) != network.num_classes:
+        raise ValueError(
+            f"class_names must be one for each of {network.num_classes} classes. "
+            f"Received: {len(names)} names"
+        )
+    return tuple(map(str, names))
+
+
 def requested(network, labels=None, conditions=None, num_images=None):
     """What `generate` was asked for.
 
@@ -50,6 +62,11 @@ def requested(network, labels=None, conditions=None, num_images=None):
             raise ValueError('labels is short for conditions={"label": ...}: give one of them')
         if network.num_classes is None:
             raise ValueError("the network has no classes (num_classes=None): give no labels")
+        if isinstance(labels, (int, np.integer)) and not isinstance(labels, bool):
+            raise ValueError(
+                "labels must be a list with a class for each image, such as labels=[3, 3]; for "
+                f"{labels} images give num_images={labels}. Received: labels={labels}"
+            )
         given["label"] = list(np.atleast_1d(np.asarray(labels, dtype=object)))
     if not given:
         if not isinstance(num_images, (int, np.integer)) or num_images < 1:

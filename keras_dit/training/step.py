@@ -37,7 +37,8 @@ def train_step(model: keras.Model, data: Any) -> dict:
         return optimizer.scale_loss(loss), loss
 
     gradients, loss = backend.gradients(objective, variables, everything)
-    finite = _all_finite([loss, *gradients])
+    norm = _norm(gradients) / optimizer.scale_loss(ops.ones(()))
+    finite = ops.isfinite(loss + norm)  # no infinity or NaN is lost in a norm
     applied = finite
     if _scales_loss(optimizer):
         # It leaves out a gradient that is not finite by itself, but has to see it to lower its
@@ -60,7 +61,8 @@ def train_step(model: keras.Model, data: Any) -> dict:
     model.skipped.assign(model.skipped + ops.cast(ops.logical_not(finite), "int32"))
     # A skipped step is in no mean.
     mean = _track(model, ops.where(finite, loss, 0.0), ops.where(finite, _count(data), 0))
-    return {"loss": mean, "skipped": ops.convert_to_tensor(model.skipped)}
+    skipped = ops.convert_to_tensor(model.skipped)
+    return {"loss": mean, "gradient_norm": norm, "skipped": skipped}
 
 
 def test_step(model: keras.Model, data: Any) -> dict:
@@ -129,13 +131,11 @@ def _track(model, loss, weight):
     return ops.where(tracker.count > 0, tracker.result(), float("nan"))
 
 
-def _all_finite(tensors):
-    """Whether no number of the tensors is infinite or NaN; a scalar tensor.
-
-    It is their sum that is looked at: one pass over each, and no infinity or NaN is lost in it.
-    """
-    sums = [ops.sum(ops.cast(tensor, "float32")) for tensor in tensors if tensor is not None]
-    return ops.isfinite(ops.sum(ops.stack(sums)))
+def _norm(gradients):
+    """Of all gradients together, a float32 scalar; one pass over each."""
+    given = [ops.cast(gradient, "float32") for gradient in gradients if gradient is not None]
+    squares = [ops.sum(ops.square(gradient)) for gradient in given]
+    return ops.sqrt(ops.sum(ops.stack(squares))) if squares else ops.zeros(())
 
 
 def _scales_loss(optimizer):

@@ -50,6 +50,9 @@ class Checkpoint(keras.callbacks.Callback):
         keep: how many are kept, the newest, beside the best.
         resume: whether to go on from the newest checkpoint of the folder, if it has one. The model
             and the data have to be those of the run; without a checkpoint the training begins.
+        changes: what of the data may be otherwise than it was: "batch_size", "flip", "shuffle",
+            "seed". The run is then another one from there on. Within an epoch it goes on after the
+            images that it has seen, to the nearest batch.
 
     Raises:
         ValueError: if the folder has checkpoints and `resume` is False; in `fit`, if the model or
@@ -59,13 +62,14 @@ class Checkpoint(keras.callbacks.Callback):
         Interrupted: in `fit`, after Ctrl-C or SIGTERM.
     """
 
-    def __init__(self, folder, every=None, keep=3, resume=False):
+    def __init__(self, folder, every=None, keep=3, resume=False, changes=()):
         super().__init__()
         if keep < 1:
             raise ValueError(f"keep must be 1 or more. Received: keep={keep}")
         if not (every is None or every >= 0):
             raise ValueError(f"every must be 0 or more seconds. Received: every={every}")
         self.folder, self.every, self.keep, self.resume = pathlib.Path(folder), every, keep, resume
+        self.changes = tuple(changes)
         self.epoch = self.step = self.steps = 0  # epochs done, steps done in the next, in all
         self.rows, self.best, self.data = [], math.inf, {}
         self.others = []  # the other callbacks of the training
@@ -107,7 +111,9 @@ class Checkpoint(keras.callbacks.Callback):
         if isinstance(data, positions.EpochView):
             self.data = positions.description(data.data)
             if facts:
-                positions.check_same(self.folder, self.data, facts["data"])
+                positions.check_same(self.folder, self.data, facts["data"], self.changes)
+                seen = self.step * facts["data"].get("batch_size", 1)
+                self.step = seen // self.data.get("batch_size", 1)
         elif self.step:
             notices.warn(
                 f"{type(data).__name__} cannot be read from a given batch on: epoch "

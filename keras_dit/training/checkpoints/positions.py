@@ -106,9 +106,9 @@ def description(data):
     return {"images": len(data.images), **own}
 
 
-def check_same(path, here, there):
-    """Raise ValueError if the data is not what the checkpoint was made with."""
-    wrong = [name for name in there if here.get(name) != there[name]]
+def check_same(path, here, there, changes=()):
+    """Raise ValueError if the data is not what the checkpoint was made with, but for `changes`."""
+    wrong = [name for name in there if here.get(name) != there[name] and name not in changes]
     if wrong:
         listed = ", ".join(f"{name}={here.get(name)}, was {there[name]}" for name in wrong)
         raise ValueError(f"the data is not that of the checkpoint {path}: {listed}")
