@@ -34,6 +34,12 @@ class FinalLayer(keras.layers.Layer):
 
     Call:
         tokens (B, (H/p) (W/p), D), a `Context` or its vector (B, D) -> picture (B, H, W, O).
+
+    Example:
+
+    >>> layer = FinalLayer(output_shape=(4, 6, 3), patch_size=2)
+    >>> layer(np.ones((1, 6, 8)), np.ones((1, 8))).shape
+    (1, 4, 6, 3)
     """
 
     def __init__(self, output_shape, patch_size, **kwargs):

@@ -71,6 +71,11 @@ class PatchEmbedding(keras.layers.Layer):
 
     Raises:
         ValueError: if the patch does not divide the picture.
+
+    Example:
+
+    >>> PatchEmbedding(patch_size=2, hidden_size=8)(np.ones((1, 4, 6, 3))).shape
+    (1, 6, 8)
     """
 
     def __init__(self, patch_size, hidden_size, **kwargs):
