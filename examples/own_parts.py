@@ -140,7 +140,7 @@ def main(folder):
     images, _ = keras_dit.datasets.load_digits()
     hours = np.random.default_rng(0).uniform(0, 24, len(images)).astype("float32")
     block = layers.AdaLNBlock(2, norm=layers.RMSNorm(), mlp=layers.SwiGLU(2.0))
-    network = keras_dit.DiTModel((4, 4, 1), 2, 16, 2, 2, conditions={"hour": Hour()}, block=block)
+    network = keras_dit.DiTModel((4, 4, 1), 2, 16, 2, conditions={"hour": Hour()}, block=block)
     process = keras_dit.Process(
         schedules.RectifiedFlow(), predictions.FlowVelocity(), Consistent())  # fmt: skip
     diffusion = keras_dit.Diffusion(network, process=process, codec=Halved(), ema=0.9)

@@ -30,7 +30,7 @@ class DiTModel(Network):
         patch_size: side of a patch in pixels.
         hidden_size: width of a token; a multiple of num_heads and of 4.
         depth: number of blocks.
-        num_heads: heads of each block's attention.
+        num_heads: heads of each block's attention; not needed where `block` is given.
         num_classes: number of classes, short for conditions={"label": Label(num_classes)}; None:
             the network is told nothing, or what `conditions` say.
         conditions: what the network is told beside the image, a dict of `conditions.Condition` by
@@ -69,7 +69,7 @@ class DiTModel(Network):
         patch_size,
         hidden_size,
         depth,
-        num_heads,
+        num_heads=None,
         num_classes=None,
         *,
         mlp_ratio=4.0,
@@ -100,7 +100,7 @@ class DiTModel(Network):
         self.config = {"input_shape": _shape(input_shape)}
         self.config.update({name: _plain(value) for name, value in config.items()})
         conditions = dict(conditions or {})
-        _check(self.config, conditions)
+        _check(self.config, conditions, block)
         # As configurations: of layers among its attributes Keras would think that they are its own.
         self.config["conditions"] = {n: self._saved(c, n) for n, c in conditions.items()}
         self.config |= {"block": self._saved(block, "block"), "time": self._saved(time, "time")}
@@ -275,54 +275,63 @@ def _shape(value):
         raise ValueError(f"input_shape must be three integers. Received: {value!r}") from None
 
 
-def _check(config, conditions):
-    """Raise ValueError for numbers that make no network."""
-    for name in ("patch_size", "hidden_size", "depth", "num_heads"):
+def _check(config, conditions, block):
+    """Raise ValueError for numbers and conditions that make no network."""
+    numbers = ["patch_size", "hidden_size", "depth"]
+    if block is None or config["num_heads"] is not None:
+        numbers.append("num_heads")
+    for name in numbers:
         if not isinstance(config[name], int) or config[name] < 1:
             raise ValueError(f"{name} must be an integer of 1 or more. Received: {config[name]!r}")
     check_image_shape(config["input_shape"], config["patch_size"])
-    width, heads, classes = config["hidden_size"], config["num_heads"], config["num_classes"]
-    if width % heads or width % 4:
+    width, heads = config["hidden_size"], config["num_heads"]
+    if width % (heads or 1) or width % 4:
         raise ValueError(
             "hidden_size must be a multiple of num_heads and of 4. "
             f"Received: hidden_size={width}, num_heads={heads}"
         )
-    if classes is not None and (not isinstance(classes, int) or classes < 1):
-        raise ValueError(
-            f"num_classes must be None or at least 1. Received: num_classes={classes!r}"
-        )
-    channels = config["output_channels"]
+    for name in ("condition_dropout", "mlp_ratio"):
+        if not isinstance(config[name], (int, float)):
+            raise ValueError(f"{name} must be a number. Received: {config[name]!r}")
+    if not 1 <= config["mlp_ratio"] * width < float("inf"):
+        raise ValueError(f"mlp_ratio must be positive. Received: mlp_ratio={config['mlp_ratio']!r}")
+    _check_channels(config)
+    _check_conditions(config, conditions)
+
+
+def _check_channels(config):
+    channels, learned = config["output_channels"], config["learned_variance"]
     expected = output_channels_of({**config, "output_channels": None})
-    if channels is not None and (
-        not isinstance(channels, int)
-        or channels < 1
-        or (config["learned_variance"] and channels != expected)
-    ):
-        allowed = f"{expected} with a learned variance" if config["learned_variance"] else ">= 1"
+    good = channels is None or (isinstance(channels, int) and channels >= 1)
+    if not good or (learned and channels not in (None, expected)):
+        allowed = f"{expected} with a learned variance" if learned else ">= 1"
         raise ValueError(
             f"output_channels must be None or an integer, {allowed}. "
             f"Received: output_channels={channels!r}"
         )
-    for name in ("condition_dropout", "mlp_ratio"):
-        if not isinstance(config[name], (int, float)):
-            raise ValueError(f"{name} must be a number. Received: {config[name]!r}")
+
+
+def _check_conditions(config, conditions):
+    width, classes = config["hidden_size"], config["num_classes"]
+    if classes is not None and (not isinstance(classes, int) or classes < 1):
+        raise ValueError(
+            f"num_classes must be None or at least 1. Received: num_classes={classes!r}"
+        )
+    if classes is not None and "label" in conditions:
+        raise ValueError('num_classes is short for conditions={"label": ...}: give one of them')
     dropout = config["condition_dropout"]
     if not 0.0 <= dropout < 1.0:
         raise ValueError(
             f"condition_dropout must be in [0, 1). Received: condition_dropout={dropout!r}"
         )
     for name, condition in conditions.items():
-        if isinstance(condition, Condition) and condition.hidden_size not in (None, width):
-            raise ValueError(
-                f"the hidden_size of the condition {name} must be None or that of the network, "
-                f"{width}. Received: hidden_size={condition.hidden_size}"
-            )
         if not isinstance(condition, Condition):
             raise ValueError(
                 "conditions must be a dict of keras_dit.conditions, such as Label(10), by name. "
                 f"Received: {name}={condition!r}"
             )
-    if classes is not None and "label" in conditions:
-        raise ValueError('num_classes is short for conditions={"label": ...}: give one of them')
-    if not 1 <= config["mlp_ratio"] * width < float("inf"):
-        raise ValueError(f"mlp_ratio must be positive. Received: mlp_ratio={config['mlp_ratio']!r}")
+        if condition.hidden_size not in (None, width):
+            raise ValueError(
+                f"the hidden_size of the condition {name} must be None or that of the network, "
+                f"{width}. Received: hidden_size={condition.hidden_size}"
+            )
