@@ -29,7 +29,7 @@ SOLVERS = {
     "UniPC-3": solvers.UniPC(3),
 }
 EVALUATIONS = (5, 7, 11, 15, 21, 31, 51)
-LONG = {"DDPM": (101, 251)}
+LONG = {"DDPM": (101, 251)}  # unless --evaluations says others
 
 
 def distance(model, solver, evaluations, count):
@@ -40,12 +40,13 @@ def distance(model, solver, evaluations, count):
     return metrics.frechet_distance(made, images)
 
 
-def measure(model, file, count):
+def measure(model, file, count, evaluations):
     """Rows (solver, evaluations, distance), read from the file where they are there already."""
     rows = list(csv.reader(file.open())) if file.exists() else []
     known = {(name, int(evaluations)) for name, evaluations, _ in rows}
-    wanted = [(name, n) for n in EVALUATIONS for name in SOLVERS]
-    wanted += [(name, n) for name, counts in LONG.items() for n in counts]
+    wanted = [(name, n) for n in evaluations or EVALUATIONS for name in SOLVERS]
+    if evaluations is None:
+        wanted += [(name, n) for name, counts in LONG.items() for n in counts]
     for name, n in wanted:
         if (name, n) not in known:
             rows.append((name, n, f"{distance(model, SOLVERS[name], n, count):.4f}"))
@@ -84,9 +85,10 @@ def main():
     parser.add_argument("model", help="digits.keras of `keras-dit demo`")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("solver_quality"))
     parser.add_argument("--count", type=int, default=1797, help="digits for each point")
+    parser.add_argument("--evaluations", type=int, nargs="+", metavar="N", help="these alone")
     arguments = parser.parse_args()
     model = keras.saving.load_model(arguments.model)
-    rows = measure(model, arguments.out.with_suffix(".csv"), arguments.count)
+    rows = measure(model, arguments.out.with_suffix(".csv"), arguments.count, arguments.evaluations)
     digits = keras_dit.datasets.load_digits()
     (half, _), (other, _) = keras_dit.datasets.split(*digits, fraction=0.5)
     floor = metrics.frechet_distance(half, other)

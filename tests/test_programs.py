@@ -104,8 +104,8 @@ EXAMPLES = {
     ),
     "own_parts": ((), ("the same from .npz: True", "the same images after loading: True")),
     "solver_quality": (
-        ("digits.keras", "--out", "quality", "--count", "20"),
-        ("UniPC-3 51", "real digits, half to half"),
+        ("digits.keras", "--out", "quality", "--count", "20", "--evaluations", "5"),
+        ("UniPC-3 5 ", "real digits, half to half"),
     ),
     "step_cache": (
         ("digits.keras", "--count", "20", "--batch-size", "20"),
