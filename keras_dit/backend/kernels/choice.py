@@ -77,7 +77,7 @@ def _error_of(fused, sample, dtype):
 
 
 def _with_gradient(function, arguments):
-    tensors = [i for i, part in enumerate(arguments) if not isinstance(part, float)]
+    tensors = [i for i, part in enumerate(arguments) if ops.is_tensor(part)]
 
     def total(*moved):
         for i, tensor in zip(tensors, moved, strict=True):
