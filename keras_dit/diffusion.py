@@ -227,9 +227,16 @@ class Diffusion(keras.Model):
         self._settle_average()
         try:
             yield
-        finally:
-            if self.average is not None:
-                self.average.trust()
+        except BaseException:
+            # What went wrong is what counts: on JAX the weights may be in the step's hands still.
+            with contextlib.suppress(Exception):
+                self._trust_average()
+            raise
+        self._trust_average()
+
+    def _trust_average(self):
+        if self.average is not None:
+            self.average.trust()
 
     def _settle_average(self):
         if self.average is not None:

@@ -525,3 +525,16 @@ def test_two_devices_draw_what_one_does():
     parts = zip(drawn(4, first=0, total=8), drawn(4, first=4, total=8), strict=True)
     for one, (first, second) in zip(whole, parts, strict=True):
         np.testing.assert_array_equal(one, np.concatenate([first, second]))
+
+
+def test_an_error_of_a_callback_comes_out_of_fit_as_it_is():
+    """On JAX the weights are then with the step still, where the average cannot look at them."""
+
+    class Breaks(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            raise RuntimeError("broken")
+
+    diffusion = keras_dit.Diffusion(keras_dit.DiTModel((4, 4, 1), 2, 8, 1, 2, num_classes=2))
+    diffusion.compile()
+    with pytest.raises(RuntimeError, match="broken"):
+        diffusion.fit(np.zeros((4, 4, 4, 1)), np.zeros(4, int), verbose=0, callbacks=[Breaks()])
