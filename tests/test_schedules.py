@@ -392,3 +392,13 @@ def test_the_uniform_grid_is_trailing_spacing_of_diffusers():
 
 def test_the_uniform_grid_of_a_flow_is_uniform():
     np.testing.assert_allclose(UniformGrid()(RectifiedFlow(), 8), np.linspace(1, 0, 9), atol=1e-7)
+
+
+def test_sections_are_rounded_as_the_published_program_rounds():
+    """Numbers of facebookresearch/DiT; more of them by scripts/compare_respacing.py."""
+    taken = [0, 11, 22, 33, 44, 55, 66, 77, 88, 99]
+    taken += [100, 107, 114, 121, 128, 135, 142, 149, 157, 164, 171, 178, 185, 192, 199]
+    taken += [200, 205, 210, 216, 221, 226, 231, 236, 242, 247]
+    taken += [252, 257, 263, 268, 273, 278, 283, 289, 294, 299]
+    times = schedules.RespacedGrid("10,15,20")(LinearBeta(steps=300), 45)[:-1]
+    np.testing.assert_array_equal(np.round(times * 300)[::-1] - 1, taken)

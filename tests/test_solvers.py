@@ -1,5 +1,6 @@
 """Laws of keras_dit.solvers: foreign step-by-step goldens, exactness, the moments of the data."""
 
+import itertools
 import pathlib
 
 import keras
@@ -8,7 +9,7 @@ import pytest
 from closed_form import SCHEDULES, denoise, noisy, run
 from keras import ops
 
-from keras_dit import Denoised, Rates, guidance, predictions, solvers
+from keras_dit import Denoised, Rates, backend, guidance, predictions, solvers
 from keras_dit.schedules import LinearBeta, RectifiedFlow
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
@@ -351,3 +352,38 @@ def test_configurations_round_trip(solver):
 def test_settings_out_of_range_are_refused(make):
     with pytest.raises(ValueError, match="Received"):
         make()
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=str)
+def test_the_state_has_one_structure_from_the_start(solver):
+    x = ops.convert_to_tensor(np.random.default_rng(0).standard_normal((2, 3)).astype("float32"))
+    rates = scalar_rates(RectifiedFlow(), [1.0, 0.7, 0.4, 0.2, 0.1])
+    state = solver.init(x)
+
+    def form(state):
+        form, numbers = backend.partition(state)
+        return form, [(tuple(n.shape), keras.backend.standardize_dtype(n.dtype)) for n in numbers]
+
+    first = form(state)
+    for here, there in itertools.pairwise(rates):
+        noise = ops.ones_like(x) if solver.stochastic else None
+        x, state = solver.step(lambda x, rates: Denoised(0.5 * x), x, here, there, state, noise)
+        assert form(state) == first
+
+
+def test_whether_a_solver_is_reversible_is_declared():
+    reversible = {str(solver) for solver in SOLVERS if solver.reversible}
+    assert reversible == {
+        str(s) for s in SOLVERS if not s.stochastic and s.init(np.zeros(1)) is None
+    }
+
+
+def test_euler_ancestral_is_ddim_by_another_name_and_its_files_load():
+    assert solvers.EulerAncestral() == solvers.DDIM(1.0)
+    old = {
+        "module": "keras_dit.solvers.ddim",
+        "class_name": "EulerAncestral",
+        "config": {"eta": 0.4},
+        "registered_name": "keras_dit>EulerAncestral",
+    }
+    assert keras.saving.deserialize_keras_object(old) == solvers.DDIM(0.4)

@@ -5,6 +5,7 @@ table, times are moved to its steps, k = N t − 1, where that is what the grid 
 others ask for times between them.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,12 +108,19 @@ class RespacedGrid(TimeGrid):
         parts = np.array_split(np.arange(size), len(counts))
         if any(count > len(part) for count, part in zip(counts, parts)):
             raise ValueError(f"a part of {size} steps has too few of them. Received: {self}")
-        return np.concatenate(
-            [
-                part[0] + np.round(np.linspace(0, len(part) - 1 if count > 1 else 0, count))
-                for count, part in zip(counts, parts)
-            ]
-        )
+        return np.concatenate([part[0] + _strides(len(part), n) for n, part in zip(counts, parts)])
+
+
+def _strides(size, count):
+    """`count` of the numbers 0 … size − 1, by a running sum in floats, as published models were.
+
+    The sum may end just below a half where the product does not: of 0, 5.21…, 10.42… it is another
+    number that is rounded up.
+    """
+    stride = (size - 1) / max(count - 1, 1)
+    return np.array(
+        [round(place) for place in itertools.accumulate([0.0] + [stride] * (count - 1))]
+    )
 
 
 @register

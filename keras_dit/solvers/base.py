@@ -21,11 +21,14 @@ class Solver(Configurable):
     Attributes:
         order: of convergence: the error of a run falls with steps^-order.
         evaluations: how often a step calls the denoiser.
+        reversible: whether a run can go from data to noise as well, which takes a step without
+            noise and without a state.
     """
 
     example = "solvers.DDIM()"
     order = 1
     evaluations = 1
+    reversible = False
 
     @property
     def stochastic(self):
@@ -33,7 +36,11 @@ class Solver(Configurable):
         return False
 
     def init(self, x):
-        """The state before the first step: whatever `step` carries over, None if nothing."""
+        """The state before the first step, None if there is none.
+
+        It has the structure, shapes and dtypes of what `step` returns, so that one compiled step
+        serves for the whole run.
+        """
         return None
 
     def step(self, denoise, x, here, there, state, noise):

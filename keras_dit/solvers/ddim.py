@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import keras
+
 from keras_dit.serialization import register
 from keras_dit.solvers import probability_flow as flow
 from keras_dit.solvers.base import Solver, check_fraction
@@ -27,6 +29,10 @@ class DDIM(Solver):
     def stochastic(self):
         return self.eta > 0
 
+    @property
+    def reversible(self):
+        return not self.stochastic
+
     def step(self, denoise, x, here, there, state, noise):
         x0 = denoise(x, here).x0
         if not self.stochastic:
@@ -37,15 +43,16 @@ class DDIM(Solver):
         return there.alpha * x0 + direction * (x - here.alpha * x0) + deviation * noise, state
 
 
-@register
-@dataclass(frozen=True)
-class EulerAncestral(DDIM):
+def EulerAncestral(eta: float = 1.0) -> DDIM:  # noqa: N802 (it stands among classes)
     """Euler's method to a lower noise level than asked for, and fresh noise up to it.
 
-    k-diffusion's name, derivation and η; the step is that of `DDIM`.
+    k-diffusion's name and η for what is the step of `DDIM`.
 
     Reference:
         Crowson, k-diffusion (2022), sample_euler_ancestral.
     """
+    return DDIM(eta)
 
-    eta: float = 1.0
+
+# What 0.1.0 saved under that name, then a class.
+keras.saving.get_custom_objects()["keras_dit>EulerAncestral"] = DDIM

@@ -18,9 +18,12 @@ class DPMSolverPP2M(Solver):
 
     order = 2
 
+    def init(self, x):
+        return flow.History.empty(x, 2)
+
     def step(self, denoise, x, here, there, state, noise):
-        x0 = denoise(x, here).x0
-        return flow.follow(x, flow.ahead(x0, here, there, state), here, there), (x0, here)
+        history = state.add(denoise(x, here).x0, here)
+        return flow.predict(x, here, there, history), history
 
 
 @register
@@ -38,9 +41,12 @@ class DPMSolverPP2MSDE(Solver):
     def stochastic(self):
         return True
 
+    def init(self, x):
+        return flow.History.empty(x, 2)
+
     def step(self, denoise, x, here, there, state, noise):
-        x0 = denoise(x, here).x0
-        return flow.renew(x, flow.ahead(x0, here, there, state), here, there, noise), (x0, here)
+        history = state.add(denoise(x, here).x0, here)
+        return flow.renew(x, flow.ahead(history, there), here, there, noise), history
 
 
 @register
@@ -59,10 +65,11 @@ class DPMSolverPP3M(Solver):
 
     order = 3
 
+    def init(self, x):
+        return flow.Step.none(x, 3)
+
     def step(self, denoise, x, here, there, state, noise):
         x0 = denoise(x, here).x0
-        start, history = state or (x, ())
-        if len(history) == 1:
-            x = flow.correct(start, x0, here, history)
-        history = ((x0, here), *history)[:3]
-        return flow.integrate(x, here, there, history), (start, history)
+        x = flow.correct(x, x0, here, state, state.history.count == 1.0)
+        history = state.history.add(x0, here)
+        return flow.predict(x, here, there, history), flow.Step(x, here, history)

@@ -20,6 +20,8 @@ class Euler(Solver):
         Liu et al., Flow Straight and Fast (2022), equation 1.
     """
 
+    reversible = True
+
     def step(self, denoise, x, here, there, state, noise):
         y, u = flow.enter(x, here)
         velocity = flow.velocity(denoise, y, here)
@@ -49,6 +51,10 @@ class EulerMaruyama(Solver):
     @property
     def stochastic(self):
         return self.scale > 0
+
+    @property
+    def reversible(self):
+        return not self.stochastic
 
     def step(self, denoise, x, here, there, state, noise):
         y, u = flow.enter(x, here)

@@ -1,6 +1,7 @@
 """Second order by a second evaluation."""
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from keras_dit.serialization import register
 from keras_dit.solvers import probability_flow as flow
@@ -18,6 +19,7 @@ class Heun(Solver):
 
     order = 2
     evaluations = 2
+    reversible = True
 
     def step(self, denoise, x, here, there, state, noise):
         y, u = flow.enter(x, here)
@@ -25,6 +27,15 @@ class Heun(Solver):
         du = flow.time(there) - u
         second = flow.velocity(denoise, y + du * first, there)
         return flow.leave(y + du * 0.5 * (first + second), there), state
+
+
+class Half(NamedTuple):
+    """Where a step of `Midpoint` began, its velocity there, and whether its half is taken."""
+
+    y: Any
+    u: Any
+    velocity: Any
+    taken: Any
 
 
 @register
@@ -42,14 +53,20 @@ class Midpoint(Solver):
 
     order = 2
 
+    def init(self, x):
+        step = flow.Step.none(x, 1)
+        return Half(x, step.rates.t, x, step.history.count)
+
     def step(self, denoise, x, here, there, state, noise):
         y, u = flow.enter(x, here)
         velocity = flow.velocity(denoise, y, here)
-        if state is None:
-            end = y + (flow.time(there) - u) * velocity
-            return flow.leave(end, there), (y, u, velocity)
-        start, start_u, start_velocity = state
+        second = state.taken > 0.0
+        start = flow.choose(second, state.y, y)
+        start_u = flow.choose(second, state.u, u)
+        start_velocity = flow.choose(second, state.velocity, velocity)
         du = flow.time(there) - start_u
         share = du / (2.0 * (u - start_u))  # 1 if u is in the middle
+        share = flow.choose(second, share, 0.0)
         mean = start_velocity + share * (velocity - start_velocity)
-        return flow.leave(start + du * mean, there), None
+        end = flow.leave(start + du * mean, there)
+        return end, Half(y, u, velocity, 1.0 - state.taken)

@@ -28,13 +28,11 @@ class UniPC(Solver):
         if self.order not in (1, 2, 3):
             raise ValueError(f"order must be 1, 2 or 3. Received: order={self.order!r}")
 
+    def init(self, x):
+        return flow.Step.none(x, self.order)
+
     def step(self, denoise, x, here, there, state, noise):
         x0 = denoise(x, here).x0
-        start, history = state or (x, ())
-        if history:
-            x = flow.correct(start, x0, here, history)
-        history = ((x0, here), *history)[: self.order]
-        if len(history) == 2:  # what the paper has in place of the integral of a line
-            last = history[1]
-            return flow.follow(x, flow.ahead(x0, here, there, last), here, there), (x, history)
-        return flow.integrate(x, here, there, history), (x, history)
+        x = flow.correct(x, x0, here, state, state.history.count > 0.0)
+        history = state.history.add(x0, here)
+        return flow.predict(x, here, there, history), flow.Step(x, here, history)
