@@ -149,7 +149,7 @@ def test_arrays_are_neither_resized_nor_converted(tmp_path):
         datasets.load(tmp_path / "a.npy", image_size=4)
     with pytest.raises(ValueError, match=r"channels must be None or 1 .*channels=3"):
         datasets.load(tmp_path / "a.npy", channels=3)
-    with pytest.raises(ValueError, match=r"one of digits.*existing folder, \.npz or \.npy file"):
+    with pytest.raises(ValueError, match=r"must be one of .*existing folder, \.npz or \.npy file"):
         datasets.load(tmp_path / "a.npx")
     with pytest.raises(FileNotFoundError, match=r"b\.npy"):
         datasets.load(tmp_path / "b.npy")

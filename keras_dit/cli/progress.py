@@ -56,8 +56,9 @@ class TrainingBar(keras.callbacks.Callback):
         self.bar.update()
         if self.since_first is None:
             # What the first step took says nothing of the time left.
-            self.since_first, self.bar.start_t = Stopwatch(), time.time()
-            self.bar.initial = self.bar.n
+            self.since_first, self.bar.initial = Stopwatch(), self.bar.n
+            # Of one that was last shown before its start tqdm thinks that it never was.
+            self.bar.start_t = self.bar.last_print_t = time.time()
         elif self.bar.n % 10 == 0 or self.bar.n == self.bar.initial + 1:
             self.bar.set_postfix_str(self._words(logs), refresh=False)
 
