@@ -37,7 +37,7 @@ def train_step(model: keras.Model, data: Any) -> dict:
         return optimizer.scale_loss(loss), loss
 
     gradients, loss = backend.gradients(objective, variables, everything)
-    norm = _norm(gradients) / optimizer.scale_loss(ops.ones(()))
+    norm = _norm(gradients) / optimizer.scale_loss(ops.ones((), "float32"))
     finite = ops.isfinite(loss + norm)  # no infinity or NaN is lost in a norm
     applied = finite
     if _scales_loss(optimizer):
