@@ -58,7 +58,7 @@ def _optimizer_names(model):
         found.append(f"{owner}/{name.removeprefix(f'{model.network.name}_')}")
     count = collections.Counter(found)
     return [
-        name if count[name] == 1 and not name.endswith("/") else f"{place}"
+        f"{place}" if count[name] > 1 or re.search(r"/(variable(_\d+)?)?$", name) else name
         for place, name in enumerate(found)
     ]
 
