@@ -1,4 +1,4 @@
-"""Data sets: digits, Fashion-MNIST, folders of images, array files; and batches for `fit`.
+"""Data sets: digits, Fashion-MNIST, folders of images, array files, cached latents; and batches.
 
 Images are channels-last float32 in [-1, 1], labels int32.
 """
@@ -7,14 +7,20 @@ from keras_dit.datasets.arrays import load_digits
 from keras_dit.datasets.batches import ImageBatches
 from keras_dit.datasets.folders import ImageFiles, image_folder
 from keras_dit.datasets.idx import FASHION_MNIST_CLASSES, load_fashion_mnist
+from keras_dit.datasets.latents import LatentFacts, LatentFiles, cached_latents
 from keras_dit.datasets.parts import split
 from keras_dit.datasets.sources import NAMES, load
+from keras_dit.datasets.writing import LatentWriter
 
 __all__ = [
     "FASHION_MNIST_CLASSES",
     "NAMES",
     "ImageBatches",
     "ImageFiles",
+    "LatentFacts",
+    "LatentFiles",
+    "LatentWriter",
+    "cached_latents",
     "image_folder",
     "load",
     "load_digits",

@@ -55,7 +55,8 @@ class ImageBatches(keras.utils.PyDataset):
     Args:
         images: sequence (N, H, W, C): a numpy array, uint8 or floats in [-1, 1], or anything
             with a length and an image at each index, such as `ImageFiles`. Bytes stay bytes until
-            their batch is asked for.
+            their batch is asked for. What has `read(indices, mirrored)`, such as `LatentFiles`,
+            reads a batch at once and mirrors by itself.
         labels: (N,) integers of at least 0, or None.
         batch_size: B, images in a batch.
         shuffle: whether every epoch has its own random order.
@@ -166,17 +167,21 @@ class ImageBatches(keras.utils.PyDataset):
         samples = slice(index * self.batch_size, (index + 1) * self.batch_size)
         order = draws.permutation(count, self.seed, epoch) if self.shuffle else np.arange(count)
         chosen = order[samples]
-        images = _as_float(self._read(chosen), self.value_range)  # (B, H, W, C)
-        if self.flip:
-            mirrored = draws.flips(count, self.seed, epoch)[chosen]
-            images = np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+        mirrored = draws.flips(count, self.seed, epoch)[chosen] if self.flip else None
+        images = _as_float(self._read(chosen, mirrored), self.value_range)  # (B, H, W, C)
         return (images,) if self.labels is None else (images, self.labels[chosen])
 
-    def _read(self, chosen):
+    def _read(self, chosen, mirrored):
+        if hasattr(self.images, "read"):
+            return self.images.read(chosen, mirrored)
         if isinstance(self.images, np.ndarray):
-            return self.images[chosen]
-        with ThreadPoolExecutor(self.threads) as pool:
-            return np.stack(list(pool.map(self.images.__getitem__, map(int, chosen))))
+            images = self.images[chosen]
+        else:
+            with ThreadPoolExecutor(self.threads) as pool:
+                images = np.stack(list(pool.map(self.images.__getitem__, map(int, chosen))))
+        if mirrored is None:
+            return images
+        return np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
         """Batch index of the present epoch."""

@@ -6,7 +6,7 @@ import warnings
 
 from PIL import Image
 
-from keras_dit.datasets import arrays, idx
+from keras_dit.datasets import arrays, idx, latents
 from keras_dit.datasets.batches import ImageBatches, batches_of
 from keras_dit.datasets.folders import checked_size, read_folder
 from keras_dit.datasets.listing import list_folder
@@ -44,6 +44,8 @@ def _read_whole(source):
             f"the data must be one of {', '.join(nearest_first(source, NAMES))}, or an existing "
             f"folder, .npz or .npy file. Received: {str(source)!r}"
         )
+    if latents.is_latent_folder(path):
+        return latents.read_latents(path)
     return _named_labels(*idx.load_idx(path)) if idx.is_idx_folder(path) else None
 
 
@@ -61,15 +63,16 @@ def _missing_size(folder, labelled):
 
 def _check_fit(images, image_size, channels):
     """Raise ValueError if arrays are not of the size that was asked for."""
-    size = tuple(images.shape[1:3])
+    *size, here = getattr(images, "image_shape", images.shape[1:])  # of latents, what they show
+    size = tuple(size)
     if image_size is not None and checked_size(image_size) != size:
         raise ValueError(
             f"image_size must be None or {size} for this data; only a folder of images is "
             f"resized. Received: image_size={image_size}"
         )
-    if channels not in (None, images.shape[3]):
+    if channels not in (None, here):
         raise ValueError(
-            f"channels must be None or {images.shape[3]} for this data; only a folder of images "
+            f"channels must be None or {here} for this data; only a folder of images "
             f"is converted. Received: channels={channels}"
         )
 
@@ -80,7 +83,7 @@ def load(
     *,
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
-    flip: bool = False,
+    flip: bool | None = None,
     seed: int = 0,
     validation: float = 0.0,
     limit: int | None = None,
@@ -92,15 +95,16 @@ def load(
 
     Args:
         source: "digits", "fashion-mnist", a folder of IDX files as MNIST publishes them, a folder
-            of images as for `image_folder`, or an array file: `.npy` with images (N, H, W, C),
-            `.npz` with such `images` and perhaps `labels` and `class_names`. A name wins over a
-            folder; `./digits` is the folder.
+            of images as for `image_folder`, a folder of latents as for `cached_latents`, or an
+            array file: `.npy` with images (N, H, W, C), `.npz` with such `images` and perhaps
+            `labels` and `class_names`. A name wins over a folder; `./digits` is the folder.
         batch_size: images in a batch; None: 128, or less for fewer than 512 images.
         image_size: (H, W), or one integer, for a folder of images, which needs it; else None,
             or the size that the images have.
         channels: of a folder of images: 3 for colour (None), 1 for grey; else None, or what the
             images have.
-        flip: whether an image is mirrored left to right at random.
+        flip: whether an image is mirrored left to right at random; None: it is not, but for
+            latents that were stored with their mirrored images.
         seed: integer for the orders, the flips, the share for validation and the limit.
         validation: share of every class that is kept apart for validation, such as 0.05.
         limit: at most so many images, drawn at random, each class by its share.
@@ -137,7 +141,9 @@ def load(
         )
     if not labels:
         found = found.without_labels()
+    if isinstance(found.images, latents.LatentFiles):
+        flip = found.images.checked_flip(flip)
     found = divide(limited(found, limit, seed), validation, seed)
     for note in found.notes:
         warnings.warn(note, stacklevel=2)
-    return batches_of(found, batch_size, flip=flip, seed=seed, threads=threads)
+    return batches_of(found, batch_size, flip=bool(flip), seed=seed, threads=threads)
