@@ -20,8 +20,17 @@ __all__ = ["frechet_distance", "frechet_distance_from_moments", "label_agreement
 _CHUNK_ELEMENTS = 2**24  # distances held at once: 128 MiB
 
 
-def _flat(name, values, least):
-    """The samples as float64 (N, D), or ValueError."""
+def flat_features(name, values, least):
+    """The samples as float64 (N, D).
+
+    Args:
+        name: what errors call them.
+        values: (N, ...) numbers.
+        least: of N.
+
+    Raises:
+        ValueError: for fewer of them, or numbers that are not finite.
+    """
     values = np.asarray(values)
     if values.ndim < 2 or len(values) < least or values.size == 0:
         raise ValueError(
@@ -80,8 +89,8 @@ def label_agreement(images, labels, reference_images, reference_labels):
             "images and reference_images must be of one shape after the first axis. "
             f"Received: {np.shape(images)}, {np.shape(reference_images)}"
         )
-    points = _flat("images", images, 1)
-    references = _flat("reference_images", reference_images, 1)
+    points = flat_features("images", images, 1)
+    references = flat_features("reference_images", reference_images, 1)
     labels = _checked_labels("labels", labels, len(points))
     reference_labels = _checked_labels("reference_labels", reference_labels, len(references))
     # Distances do not change with the origin; near the mean, less is lost to cancellation.
@@ -159,6 +168,6 @@ def frechet_distance(features_a, features_b):
     """
     moments = []
     for name, features in (("features_a", features_a), ("features_b", features_b)):
-        flat = _flat(name, features, 2)
+        flat = flat_features(name, features, 2)
         moments += [flat.mean(axis=0), np.atleast_2d(np.cov(flat, rowvar=False))]
     return frechet_distance_from_moments(*moments)
