@@ -18,6 +18,9 @@ from keras_dit.backend.devices import (
 from keras_dit.backend.keras_layers import call_layer, layers_of, saved_policy, without_memory
 from keras_dit.backend.kernels import (
     attention,
+    convolution,
+    doubled,
+    group_norm,
     layer_norm,
     linear,
     linear_gelu,
@@ -48,10 +51,13 @@ __all__ = [
     "combine",
     "compile_inference",
     "compute_values",
+    "convolution",
     "device_name",
+    "doubled",
     "fingerprints",
     "free_memory",
     "gradients",
+    "group_norm",
     "holding",
     "is_out_of_memory",
     "jit_compile_training",

@@ -1,6 +1,8 @@
 """Images <-> what the network sees."""
 
+from keras_dit.codecs.autoencoder import Autoencoder
+from keras_dit.codecs.autoencoder_kl import AutoencoderKL
 from keras_dit.codecs.base import Codec
 from keras_dit.codecs.pixels import Latents, Pixels
 
-__all__ = ["Codec", "Latents", "Pixels"]
+__all__ = ["Autoencoder", "AutoencoderKL", "Codec", "Latents", "Pixels"]

@@ -46,6 +46,13 @@ class Codec(Configurable):
         """The shape of what `fit` is given, one image, where the network sees that shape."""
         return sample_shape
 
+    def data_shapes(self, sample_shape: tuple) -> tuple[tuple, ...]:
+        """All shapes that `encode` takes of one image: `data_shape`, and others, such as a cache's.
+
+        Only what has the first one is expected between `low` and `high`.
+        """
+        return (self.data_shape(sample_shape),)
+
     def sample_shape(self, data_shape: tuple) -> tuple:
         """The shape that the network sees of images of that shape; inverse of `data_shape`."""
         return data_shape

@@ -3,10 +3,11 @@
 from keras_dit.layers.attention import CrossAttention, InContextAttention, SelfAttention
 from keras_dit.layers.blocks import AdaLNBlock
 from keras_dit.layers.context import Context, as_context
+from keras_dit.layers.convolutions import AttentionBlock, Convolution, ResidualBlock
 from keras_dit.layers.linear import TokenDense, gelu_tanh
 from keras_dit.layers.mlps import MLP, SwiGLU
 from keras_dit.layers.modulation import FinalLayer
-from keras_dit.layers.norms import LayerNorm, RMSNorm
+from keras_dit.layers.norms import GroupNorm, LayerNorm, RMSNorm
 from keras_dit.layers.parts import copy_part, load_parts, save_part
 from keras_dit.layers.patches import PatchEmbedding, patchify, unpatchify
 from keras_dit.layers.positions import Rotary, grid_positions, sincos_positions
@@ -14,13 +15,17 @@ from keras_dit.layers.positions import Rotary, grid_positions, sincos_positions
 __all__ = [
     "MLP",
     "AdaLNBlock",
+    "AttentionBlock",
     "Context",
+    "Convolution",
     "CrossAttention",
     "FinalLayer",
+    "GroupNorm",
     "InContextAttention",
     "LayerNorm",
     "PatchEmbedding",
     "RMSNorm",
+    "ResidualBlock",
     "Rotary",
     "SelfAttention",
     "SwiGLU",

@@ -3,6 +3,7 @@
     LayerNorm(x) = (x − mean x) / √(variance x + ε),   RMSNorm(x) = x / √(mean x² + ε)
 
 over the last axis, in float32 under any dtype policy; modulated: norm(x) (1 + scale) + shift.
+`GroupNorm` is for images: its mean is over all places and a group of neighbouring channels.
 """
 
 import keras
@@ -110,3 +111,52 @@ class RMSNorm(_Norm):
 
     def call(self, x):
         return backend.rms_norm(x, self.gain, self.epsilon)
+
+
+@register
+class GroupNorm(keras.layers.Layer):
+    """Group norm of images, with a gain and a bias for each channel.
+
+    Args:
+        groups: how many groups of neighbouring channels there are.
+        epsilon: added to the variance.
+
+    Call:
+        images (B, H, W, C) -> (B, H, W, C).
+
+    Raises:
+        ValueError: if the channels are not a multiple of the groups.
+
+    Example:
+
+    >>> x = np.array([[[[1.0, 3.0, 2.0, 2.0]]]], "float32")
+    >>> [round(float(n), 3) for n in keras.ops.convert_to_numpy(GroupNorm(2)(x)).ravel()]
+    [-1.0, 1.0, 0.0, 0.0]
+
+    Reference:
+        Wu, He: Group Normalization (2018).
+    """
+
+    def __init__(self, groups: int = 32, epsilon: float = 1e-6, **kwargs):
+        super().__init__(**kwargs)
+        self.groups = groups
+        self.epsilon = epsilon
+
+    def build(self, input_shape):
+        width = input_shape[-1]
+        if self.groups < 1 or width % self.groups:
+            raise ValueError(
+                "the channels must be a multiple of the norm's groups. "
+                f"Received: groups={self.groups}, channels={width}"
+            )
+        self.gain = self.add_weight(shape=(width,), initializer="ones", name="gain")
+        self.bias = self.add_weight(shape=(width,), initializer="zeros", name="bias")
+
+    def call(self, x):
+        return backend.group_norm(x, self.gain, self.bias, self.groups, self.epsilon)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "groups": self.groups, "epsilon": self.epsilon}

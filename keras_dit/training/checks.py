@@ -83,15 +83,18 @@ def requested(network, labels=None, conditions=None, num_images=None):
 
 def batch(images, labels, network, codec):
     """Raise ValueError unless images and labels fit the network; warn of a range that does not."""
-    expected, shape = codec.data_shape(network.image_shape), tuple(images.shape)
-    if len(shape) != 4 or shape[1:] != expected:
+    expected, *others = codec.data_shapes(network.image_shape)
+    shape = tuple(images.shape)
+    if len(shape) != 4 or shape[1:] not in (expected, *others):
+        shapes = (f"(batch, {', '.join(map(str, one))})" for one in (expected, *others))
         raise ValueError(
             "images must be (batch, height, width, channels), channels last, here "
-            f"(batch, {', '.join(map(str, expected))}). Received: shape {shape}"
+            f"{' or '.join(shapes)}. Received: shape {shape}"
         )
     if shape[0] == 0:
         raise ValueError(f"there are no images. Received: shape {shape}")
-    _warn_of_range(np.asarray(images[:256]), codec)
+    if shape[1:] == expected:
+        _warn_of_range(np.asarray(images[:256]), codec)
     if network.conditions and labels is None:
         raise ValueError(f"{_words(network)}: give labels as y")
     missing = set(network.conditions) - set(network.named(labels))

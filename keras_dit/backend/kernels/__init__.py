@@ -10,8 +10,12 @@ else:
     from keras_dit.backend.kernels import xla as fused
 
 SQUARE, ROW, TOKENS, VECTORS, HEADS = (8, 8), (8,), (2, 4, 8), (2, 1, 8), (1, 1, 4, 8)
+IMAGES, KERNEL = (1, 4, 4, 8), (3, 3, 8, 8)
 
 attention = choose(plain.attention, fused.attention, HEADS, HEADS, HEADS)
+convolution = choose(plain.convolution, fused.convolution, IMAGES, KERNEL, ROW)
+doubled = choose(plain.doubled, fused.doubled, IMAGES)
+group_norm = choose(plain.group_norm, fused.group_norm, IMAGES, ROW, ROW, 2, 1e-6)
 layer_norm = choose(plain.layer_norm, fused.layer_norm, TOKENS, ROW, ROW, 1e-6)
 linear = choose(plain.linear, fused.linear, SQUARE, SQUARE, ROW)
 linear_gelu = choose(plain.linear_gelu, fused.linear_gelu, SQUARE, SQUARE, ROW)
@@ -24,6 +28,9 @@ rms_norm = choose(plain.rms_norm, fused.rms_norm, TOKENS, ROW, 1e-6)
 
 __all__ = [
     "attention",
+    "convolution",
+    "doubled",
+    "group_norm",
     "layer_norm",
     "linear",
     "linear_gelu",

@@ -104,6 +104,56 @@ def modulated_layer_norm(x, shift, scale, epsilon):
     return layer_norm(x, 1.0 + ops.cast(scale, "float32"), shift, epsilon)
 
 
+def convolution(x, kernel, bias, strides=1):
+    """The convolution of images, with zeros around them such that strides alone make them smaller.
+
+    Where the zeros are uneven, the last row and column have one more.
+
+    Args:
+        x: tensor (B, H, W, I).
+        kernel, bias: variables or tensors (h, w, I, O), (O,); bias may be None.
+        strides: pixels from one place to the next, in both directions.
+
+    Returns:
+        Tensor (B, ⌈H / strides⌉, ⌈W / strides⌉, O) of x's dtype.
+    """
+    kernel = ops.cast(kernel, x.dtype)
+    y = ops.conv(x, kernel, strides=strides, padding="same", data_format="channels_last")
+    return y if bias is None else ops.add(y, ops.cast(bias, x.dtype))
+
+
+def group_norm(x, gain, bias, groups, epsilon):
+    """(x − mean) / √(variance + ε) · gain + bias, computed in float32.
+
+    Mean and variance are those of all places of an image and of a group of neighbouring channels.
+
+    Args:
+        x: tensor (B, H, W, C).
+        gain, bias: variables or tensors (C,).
+        groups: how many; C is a multiple of it.
+        epsilon: added to the variance.
+
+    Returns:
+        Tensor (B, H, W, C) of x's dtype.
+    """
+    channels = x.shape[-1]
+    height, width = ops.shape(x)[1:3]
+    wide = ops.reshape(ops.cast(x, "float32"), (-1, height * width, groups, channels // groups))
+    centred = wide - ops.mean(wide, axis=(1, 3), keepdims=True)
+    variance = ops.mean(ops.square(centred), axis=(1, 3), keepdims=True)
+    normal = ops.reshape(centred * ops.rsqrt(variance + epsilon), (-1, height, width, channels))
+    return _affine(normal, gain, bias, x)
+
+
+def doubled(x):
+    """Images (B, H, W, C) at twice the size, (B, 2 H, 2 W, C), each pixel four times."""
+    height, width = ops.shape(x)[1:3]
+    x = ops.broadcast_to(
+        x[:, :, None, :, None], (ops.shape(x)[0], height, 2, width, 2, x.shape[-1])
+    )
+    return ops.reshape(x, (-1, 2 * height, 2 * width, x.shape[-1]))
+
+
 def rms(x, epsilon):
     """x / √(mean of x² + ε) over the last axis, of float32."""
     return x * ops.rsqrt(ops.mean(ops.square(x), axis=-1, keepdims=True) + epsilon)

@@ -55,6 +55,35 @@ def modulated_layer_norm(x, shift, scale, epsilon):
     return torch.addcmul(shift, normal, 1.0 + scale)
 
 
+def convolution(x, kernel, bias, strides=1):
+    kernel, bias = _tensors(kernel, bias)
+    kernel = kernel.to(x.dtype).permute(3, 2, 0, 1)  # (O, I, h, w)
+    x = x.permute(0, 3, 1, 2)  # channels stay last in memory
+    around = [_around(x.shape[-axis], kernel.shape[-axis], strides) for axis in (1, 2)]
+    uneven = any(before != after for before, after in around)
+    if uneven:
+        x = functional.pad(x, [size for pair in around for size in pair])
+    padding = 0 if uneven else tuple(before for before, _ in reversed(around))
+    bias = None if bias is None else bias.to(x.dtype)
+    return functional.conv2d(x, kernel, bias, strides, padding).permute(0, 2, 3, 1)
+
+
+def _around(size, kernel, strides):
+    """Zeros before and after an axis."""
+    zeros = max((-(-size // strides) - 1) * strides + kernel - size, 0)
+    return zeros // 2, zeros - zeros // 2
+
+
+def group_norm(x, gain, bias, groups, epsilon):
+    gain, bias = (part.to(x.dtype) for part in _tensors(gain, bias))
+    x = x.permute(0, 3, 1, 2)
+    return functional.group_norm(x, groups, gain, bias, epsilon).permute(0, 2, 3, 1)
+
+
+def doubled(x):
+    return functional.interpolate(x.permute(0, 3, 1, 2), scale_factor=2).permute(0, 2, 3, 1)
+
+
 def _tensors(*variables):
     return (None if v is None else ops.convert_to_tensor(v) for v in variables)
 

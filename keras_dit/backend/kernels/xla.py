@@ -11,6 +11,9 @@ from keras import ops
 from keras_dit.backend.kernels import plain
 from keras_dit.backend.kernels.choice import choose
 from keras_dit.backend.kernels.plain import (  # noqa: F401  # as they are
+    convolution,
+    doubled,
+    group_norm,
     layer_norm,
     multiply_add,
     rms_norm,
