@@ -6,7 +6,7 @@ import sys
 
 import keras_dit
 from keras_dit import backend, command
-from keras_dit.cli import bench, convert, demo, info, sample, train
+from keras_dit.cli import bench, convert, demo, evaluate, info, sample, train
 from keras_dit.cli.options import Parser
 
 __all__ = ["main", "parser"]
@@ -18,7 +18,7 @@ backend.
 
 example: keras-dit demo"""
 
-COMMANDS = (demo, train, sample, convert, info, bench)
+COMMANDS = (demo, train, sample, evaluate, convert, info, bench)
 MISTAKES = (
     ValueError,
     ImportError,

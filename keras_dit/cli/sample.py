@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 
-from keras_dit import caching, files, guidance, images, sampler, solvers
+from keras_dit import caching, evaluation, files, guidance, images, sampler, solvers
 from keras_dit.cli import common, looks, models, options
 from keras_dit.cli.common import counted
 from keras_dit.registry import nearest_first
@@ -33,9 +33,9 @@ FRAMES = 50  # of a trajectory, at most
 def add_arguments(command):
     command.add_argument("model", metavar="MODEL")
     _add_what(command.add_argument_group("what is made"))
-    _add_how(command.add_argument_group("how it is sampled"))
-    _add_guidance(command.add_argument_group("guidance"))
-    _add_cache(command.add_argument_group("parts left out, for speed"))
+    add_how(command.add_argument_group("how it is sampled"))
+    add_guidance(command.add_argument_group("guidance"))
+    add_cache(command.add_argument_group("parts left out, for speed"))
     models.add_arguments(command.add_argument_group("which weights"))
 
 
@@ -45,14 +45,18 @@ def _add_what(group):
     which.add_argument("--num-images", type=options.count, metavar="N", help="default: eight rows")
     seeds = "one, or one for each image, such as 3,4,5 (default: %(default)s)"
     group.add_argument("--seed", type=options.seeds, metavar="N", default=0, help=seeds)
-    out = ".png: a grid; .npy: the numbers; folder/: a file for each image (default: %(default)s)"
+    out = (
+        ".png: a grid; .npy: the numbers; .npz: bytes, as ADM's samples; folder/: a file for each "
+        "image (default: %(default)s)"
+    )
     group.add_argument("--out", default="grid.png", metavar="FILE", help=out)
     group.add_argument("--trajectory", metavar="GIF", help="write how the images come about")
     size = {"type": options.count, "metavar": "N", "default": 64}
     group.add_argument("--batch-size", **size, help="at once, at most (default: %(default)s)")
 
 
-def _add_how(group):
+def add_how(group):
+    """The options of the solver and its times."""
     steps = {"type": options.count, "metavar": "N", "default": looks.STEPS}
     group.add_argument("--steps", **steps, help="default: %(default)s")
     solver = {"type": options.one_of(solvers.NAMED), "metavar": "NAME", "default": looks.SOLVER}
@@ -63,7 +67,8 @@ def _add_how(group):
     group.add_argument("--grid", **grid, help=f"times to visit: {names} (default: the schedule's)")
 
 
-def _add_guidance(group):
+def add_guidance(group):
+    """The options of guidance."""
     add = group.add_argument
     scale = "of classifier-free guidance; 1: none (default: %(default)s)"
     number = {"type": options.finite, "metavar": "SCALE"}
@@ -77,7 +82,8 @@ def _add_guidance(group):
     add("--clip", action="store_true", help="clip each step's estimate to the range of pixels")
 
 
-def _add_cache(group):
+def add_cache(group):
+    """The options of caches."""
     cache = group.add_mutually_exclusive_group()
     threshold = (
         "reuse what the blocks after the first added to an image while what the first adds changes "
@@ -119,8 +125,8 @@ def _request(arguments, found):
         "steps": arguments.steps,
         "solver": solvers.named(arguments.solver),
         "grid": GRIDS.get(arguments.grid),
-        "guidance": _guidance(arguments, classes, found.class_names),
-        "cache": _cache(arguments),
+        "guidance": guidance_of(arguments, classes, found.class_names),
+        "cache": cache_of(arguments),
         "seed": seeds,
         "batch_size": arguments.batch_size,
     }
@@ -142,14 +148,15 @@ def _is_folder(out):
 def _target(path):
     """Where to write: a file, or a folder for one file an image."""
     out = pathlib.Path(path)
-    if not _is_folder(out) and out.suffix not in (".png", ".npy"):
-        raise ValueError(f"--out must be a .png or .npy file, or a folder. Received: {path}")
+    if not _is_folder(out) and out.suffix not in (".png", ".npy", ".npz"):
+        raise ValueError(f"--out must be a .png, .npy or .npz file, or a folder. Received: {path}")
     if _is_folder(out) and out.exists() and not out.is_dir():
         raise FileExistsError(f"--out {path} is a file, not a folder")
     return out
 
 
-def _guidance(arguments, classes, names):
+def guidance_of(arguments, classes, names):
+    """The `Guidance` that `add_guidance` has asked for."""
     scale = arguments.guidance
     if arguments.guidance_interval:
         scale = guidance.Interval(scale, *arguments.guidance_interval)
@@ -163,7 +170,8 @@ def _guidance(arguments, classes, names):
     return guidance.Clipped(chosen) if arguments.clip else chosen
 
 
-def _cache(arguments):
+def cache_of(arguments):
+    """The `Cache` that `add_cache` has asked for, or None."""
     if arguments.cache is not None:
         return caching.FirstBlockCache(arguments.cache)
     if arguments.cache_every is not None:
@@ -195,6 +203,9 @@ def _label(part, classes, names, option):
 
 def _write(out, made, model, labels, names):
     """Write the images; of what is none the numbers too. Returns where, in words."""
+    if out.suffix == ".npz":
+        evaluation.save_batch(out, evaluation.as_bytes(made, model.codec), labels)
+        return str(out)
     visible = looks.visible(made, model)
     if out.suffix == ".npy" or not visible:
         numbers = out / "latents.npy" if _is_folder(out) else out.with_suffix(".npy")

@@ -27,12 +27,13 @@ from keras import ops
 from keras_dit.serialization import register
 from keras_dit.weights import files
 
-__all__ = ["URL", "Inception"]
+__all__ = ["PUBLISHED", "URL", "Inception"]
 
 URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
     "weights-inception-2015-12-05-6726825d.pth"
 )
+PUBLISHED = "6726825d"  # how the SHA-256 of that file begins
 SIDE, EPSILON, CLASSES, SPATIAL = 299, 1e-3, 1008, 7
 
 
