@@ -87,7 +87,7 @@ def test_a_run_folder_is_never_overwritten(tmp_path, capsys):
         ("--solver dimm", "one of ddim, "),
         ("--guidance nan", "--guidance: must be a finite number, not 'nan'"),
         ("--guidance inf", "--guidance: must be a finite number, not 'inf'"),
-        ("--out grid.jpg", "a .png or .npy file, or a folder. Received: grid.jpg"),
+        ("--out grid.jpg", "a .png, .npy or .npz file, or a folder. Received: grid.jpg"),
         ("--out MODEL/grid.png", "cannot write to the folder"),
     ],
 )
