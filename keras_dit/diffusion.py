@@ -90,6 +90,7 @@ class Diffusion(keras.Model):
         )
         # It holds compiled functions, nothing that Keras should track or save.
         object.__setattr__(self, "_generation", Generation())
+        object.__setattr__(self, "_live", backend.LiveValues())
         self.build()
 
     # Construction
@@ -224,23 +225,38 @@ class Diffusion(keras.Model):
     @contextlib.contextmanager
     def _average_follows(self):
         """While this runs the weights are changed by training."""
-        self._settle_average()
-        try:
-            yield
-        except BaseException:
-            # What went wrong is what counts: on JAX the weights may be in the step's hands still.
-            with contextlib.suppress(Exception):
-                self._trust_average()
-            raise
-        self._trust_average()
+        with self._live.running() as alone:
+            if alone and self.average is not None:
+                self.average.settle()
+            try:
+                yield
+            except BaseException:
+                # What went wrong is what counts: on JAX a step may have the weights still.
+                with contextlib.suppress(Exception):
+                    self._trust_average()
+                raise
+            self._trust_average()
 
     def _trust_average(self):
         if self.average is not None:
             self.average.trust()
 
     def _settle_average(self):
-        if self.average is not None:
-            self.average.settle()
+        with self._live.idle() as idle:
+            if idle and self.average is not None:
+                self.average.settle()
+
+    def make_train_function(self, force=False):
+        made = self.train_function
+        super().make_train_function(force)
+        if self.train_function is not made:
+            self.train_function = self._live.watched(self.train_function)
+
+    def make_test_function(self, force=False):
+        made = self.test_function
+        super().make_test_function(force)
+        if self.test_function is not made:
+            self.test_function = self._live.watched(self.test_function)
 
     def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):
         with self._average_follows():
@@ -248,7 +264,8 @@ class Diffusion(keras.Model):
 
     def test_on_batch(self, x, y=None, sample_weight=None, **kwargs):
         self._settle_average()
-        return super().test_on_batch(*data.plain_batch((x, y, sample_weight)), **kwargs)
+        with self._live.running():
+            return super().test_on_batch(*data.plain_batch((x, y, sample_weight)), **kwargs)
 
     def evaluate(
         self, x=None, y=None, batch_size=None, verbose="auto", sample_weight=None, **kwargs
@@ -269,7 +286,8 @@ class Diffusion(keras.Model):
             self._settle_average()
         fresh = keras.random.SeedGenerator(seed=0)
         self.evaluation_seed.state.assign(ops.convert_to_numpy(fresh.state))
-        return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
+        with self._live.running():
+            return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
 
     def call(self, *_, **__):
         raise NotImplementedError(checks.NO_OUTPUT)
@@ -336,8 +354,12 @@ class Diffusion(keras.Model):
         Before the first update of the average it has the weights, which may have been loaded since.
         """
         self._settle_average()
-        begun = self.average is not None and self.average.begun
-        values = self.average.values if begun else None
+        values = self.network.weights
+        if self.average is not None:
+            (updates,) = self._live.taken(self, [self.average.updates])
+            if int(ops.convert_to_numpy(updates)) > 0:
+                values = self.average.values
+        values = self._live.taken(self, values)
         return Denoiser(self.network, self.schedule, self.prediction, values)
 
     def generate(

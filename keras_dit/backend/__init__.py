@@ -30,6 +30,7 @@ from keras_dit.backend.kernels import (
     product,
     rms_norm,
 )
+from keras_dit.backend.live import LiveValues
 from keras_dit.backend.partition import combine, partition
 from keras_dit.backend.training import (
     apply_gradients,
@@ -44,6 +45,7 @@ from keras_dit.backend.values import compute_values, holding
 
 __all__ = [
     "BACKEND",
+    "LiveValues",
     "apply_gradients",
     "attention",
     "branch",
