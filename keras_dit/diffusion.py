@@ -21,7 +21,7 @@ from keras_dit.solvers import DDIM, Solver
 from keras_dit.training import checks, data, step
 from keras_dit.training.average import WeightAverage
 from keras_dit.training.checkpoints import Checkpoint
-from keras_dit.training.skips import StopOnSkips
+from keras_dit.training.skips import Progress, StopOnSkips
 
 
 @register
@@ -207,7 +207,7 @@ class Diffusion(keras.Model):
             kwargs.setdefault("shuffle", False)  # a data set's order is its own
         if not self.trainable_variables:
             notices.warn("the network has nothing to train: trainable is False")
-        callbacks = [StopOnSkips(), *(callbacks or ())]
+        callbacks = [StopOnSkips(), *(callbacks or ()), *([Progress()] if verbose else [])]
         kwargs |= {"batch_size": batch_size, "epochs": epochs, "verbose": verbose}
         checkpoint = next((c for c in callbacks if isinstance(c, Checkpoint)), None)
         train = super().fit
@@ -402,7 +402,8 @@ class Diffusion(keras.Model):
             batch_size: how many pictures are made at once, at most.
             callback: called as callback(step, t, x_t, x0) after each step of each batch, with
                 numpy arrays as the network sees them; `sampler.Trajectory()` keeps them.
-            verbose: whether to show a progress bar, which counts evaluations of the network.
+            verbose: whether to show a progress bar, which counts evaluations of the network; a
+                string: what stands before it.
             cache: a `Cache`, which leaves out blocks of the network where little changes, such
                 as `caching.PeriodicCache()`; None: none is left out.
             jit_compile: True: the steps are compiled by XLA (JAX, TensorFlow) or torch.compile;

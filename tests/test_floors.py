@@ -14,6 +14,7 @@ FLOORS = (
         "command",
         "draws",
         "files",
+        "interrupts",
         "notices",
         "progress",
         "registry",

@@ -6,7 +6,12 @@ an operation that each runs best, and facts about memory and devices.
 """
 
 from keras_dit.backend.selection import BACKEND  # isort: skip  # it settles the backend for all
-from keras_dit.backend.compiling import compile_inference, jit_compile_training, open_batch
+from keras_dit.backend.compiling import (
+    compile_inference,
+    compiles,
+    jit_compile_training,
+    open_batch,
+)
 from keras_dit.backend.devices import (
     device_name,
     free_memory,
@@ -52,6 +57,7 @@ __all__ = [
     "call_layer",
     "combine",
     "compile_inference",
+    "compiles",
     "compute_values",
     "convolution",
     "device_name",

@@ -151,6 +151,11 @@ def _understood_by_torch_compile():
     return {torch.ops.mkldnn._linear_pointwise.default: linear_pointwise}
 
 
+def compiles(jit_compile: bool | str = "auto") -> bool:
+    """Whether the first call of what `compile_inference` gives waits for a compiler."""
+    return jit_compile is True if BACKEND == "torch" else bool(jit_compile)
+
+
 def jit_compile_training():
     """Whether `fit` is faster through its backend's compiler, as a `jit_compile=` for Keras.
 

@@ -106,7 +106,7 @@ def _picture(model, out, steps, seed):
         seed=seed,
         batch_size=80,
         callback=watch,
-        verbose=True,
+        verbose="sampling a grid",
     )
     labels = looks.labels_in_turn(10, len(made))
     looks.save_grid(out / "digits.png", made, model, labels, DIGITS)
@@ -125,7 +125,7 @@ def _made(model, labels, steps, seed):
         guidance=guidance.ClassifierFree(SCORE_GUIDANCE),
         seed=seed,
         batch_size=540,
-        verbose=True,
+        verbose="sampling to score",
     )
     return made, len(made) / (time.perf_counter() - start)
 

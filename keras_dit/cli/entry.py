@@ -5,7 +5,7 @@ import signal
 import sys
 
 import keras_dit
-from keras_dit import backend, command
+from keras_dit import backend, command, interrupts
 from keras_dit.cli import bench, convert, demo, evaluate, info, sample, train
 from keras_dit.cli.options import Parser
 
@@ -19,6 +19,7 @@ backend.
 example: keras-dit demo"""
 
 COMMANDS = (demo, train, sample, evaluate, convert, info, bench)
+STOPPING = "stopping after this step, or when it is compiled; once more: at once"
 MISTAKES = (
     ValueError,
     ImportError,
@@ -62,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     with command.quiet():
         backend.device_name()  # TensorFlow looks for devices, and writes of it
     try:
-        with command.plain_warnings():
+        with command.plain_warnings(), interrupts.heard((signal.SIGINT,), STOPPING):
             arguments.run(arguments)
         return 0
     except KeyboardInterrupt as interruption:

@@ -5,13 +5,13 @@ from collections.abc import Callable
 
 import keras
 
-from keras_dit.backend import BACKEND
+from keras_dit import backend
 from keras_dit.progress import Bar
 
 __all__ = ["Stopwatch", "TrainingBar"]
 
 # The first step takes minutes on those that write a program for it.
-FIRST = {"jax": "compiling", "tensorflow": "compiling"}.get(BACKEND, "first step")
+FIRST = "compiling" if backend.jit_compile_training() else "first step"
 FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
 
@@ -64,7 +64,8 @@ class TrainingBar(keras.callbacks.Callback):
 
     def _words(self, logs):
         rate = (self.bar.n - self.bar.initial) * self.batch_size / self.since_first.seconds
-        words = [f"loss {float(logs['loss']):.4f}", f"{rate:.3g} images/s"]
+        speed = f"{rate:.3g}" if rate < 1000 else f"{rate:,.0f}"
+        words = [f"loss {float(logs['loss']):.4f}", f"{speed} images/s"]
         skipped = int(logs.get("skipped", 0))
         return ", ".join([*words, f"{skipped} skipped"] if skipped else words)
 

@@ -268,7 +268,9 @@ def _train(model, data, folder, settings):
             callbacks=[*callbacks, checkpoint],
         )
     except Interrupted:
-        bar.close()
+        bar.close()  # so that what follows is below it
         print(f"to go on: keras-dit train --resume --run {shlex.quote(str(folder))}")
         raise
+    finally:
+        bar.close()
     return keeper

@@ -58,7 +58,7 @@ class Generation:
         chunks: Sequence,
         condition: Any,
         decode: Callable,
-        verbose: bool = False,
+        verbose: bool | str = False,
         jit_compile: bool | str = "auto",
     ) -> Iterator[np.ndarray]:
         """Yields the samples of each batch, decoded.
@@ -75,13 +75,14 @@ class Generation:
         """
         first = None
         if jit_compile not in self._steps:
-            first = "compiling"
+            first = "compiling" if backend.compiles(jit_compile) else None
             self._steps[jit_compile] = backend.compile_inference(take_step, jit_compile)
         step = self._steps[jit_compile]
         run = dataclasses.replace(run, denoiser=run.denoiser.settled())
         rates = loop.run_rates(run.denoiser.schedule, run.times)
         total, done = run.evaluations * len(chunks), 0
-        look = {"desc": "sampling", "first": first, "unit": " evaluations"}
+        words = verbose if isinstance(verbose, str) else "sampling"
+        look = {"desc": words, "first": first, "unit": " evaluations"}
         with Bar(total=total, disable=not verbose, **look) as bar:
             for samples in chunks:
                 batch = _Batch(run, step, samples, condition, bar)

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-__all__ = ["MOST_IN_A_ROW", "StopOnSkips"]
+__all__ = ["MOST_IN_A_ROW", "Progress", "StopOnSkips"]
 
 # float16 needs up to 15 until its loss scale, 2¹⁵ at first, has come down to 1.
 MOST_IN_A_ROW = 20
@@ -39,3 +39,20 @@ class StopOnSkips(keras.callbacks.Callback):
                 f"{steps} steps the loss or a gradient was not finite, or a label out of range. "
                 "None of them was applied. A lower learning rate helps"
             )
+
+
+class Progress(keras.callbacks.ProgbarLogger):
+    """Keras's bar of `fit`, which says how many steps were skipped where there are any."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch, _shown(logs))
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, _shown(logs))
+
+
+def _shown(logs):
+    logs = dict(logs or {})
+    if "skipped" in logs and not int(ops.convert_to_numpy(logs["skipped"])):
+        del logs["skipped"]
+    return logs

@@ -5,19 +5,19 @@ import inspect
 import math
 import pathlib
 import signal
-import sys
-import threading
 import time
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_dit import notices
+from keras_dit import interrupts, notices
 from keras_dit.training.checkpoints import folder, positions, state
 from keras_dit.training.checkpoints.training import OneTraining
 
 __all__ = ["Checkpoint", "Interrupted", "plain"]
+
+ENDING = "ending after this step, saved; once more: at once"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -241,29 +241,21 @@ class Checkpoint(keras.callbacks.Callback):
     @contextlib.contextmanager
     def signals(self):
         """While this runs, Ctrl-C and SIGTERM end the training after the present step."""
-        if threading.current_thread() is not threading.main_thread():
-            yield  # only the main thread may listen
-            return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-        def listen(number, frame):
+        def end(number):
             self._signal = number
-            print("\nending after this step, saved; once more: at once", file=sys.stderr)
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
-        for number in before:
-            signal.signal(number, listen)
         try:
-            yield
+            with interrupts.heard((signal.SIGINT, signal.SIGTERM), ENDING, end):
+                yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
             self._signal = None
 
 
 def _numbers(callback):
     """The numbers that a callback keeps beside the arguments it was made with."""
+    if isinstance(callback, keras.callbacks.ProgbarLogger):
+        return {}  # what it counts is of one call of `fit`
     given = inspect.signature(type(callback).__init__).parameters
     kinds = (bool, int, float, np.number)
     kept = {n: v for n, v in vars(callback).items() if n not in given and isinstance(v, kinds)}
