@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import math
-import warnings
 
 import keras
 import numpy as np
@@ -12,7 +11,6 @@ from keras import ops
 from keras_dit import backend, notices, processes, sampling, weights
 from keras_dit.codecs import Codec, Pixels
 from keras_dit.guidance import Guidance, Unguided
-from keras_dit.objectives import Batch
 from keras_dit.sampling.caching import Cache, check_network
 from keras_dit.sampling.denoiser import Denoiser
 from keras_dit.sampling.generation import Generation, Run
@@ -224,22 +222,13 @@ class Diffusion(keras.Model):
 
     @contextlib.contextmanager
     def _average_follows(self):
-        """While this runs the weights are changed by training."""
+        """While this context lasts the weights are changed by training."""
         with self._live.running() as alone:
-            if alone and self.average is not None:
-                self.average.settle()
-            try:
+            if self.average is None:
                 yield
-            except BaseException:
-                # What went wrong is what counts: on JAX a step may have the weights still.
-                with contextlib.suppress(Exception):
-                    self._trust_average()
-                raise
-            self._trust_average()
-
-    def _trust_average(self):
-        if self.average is not None:
-            self.average.trust()
+            else:
+                with self.average.following(alone):
+                    yield
 
     def _settle_average(self):
         with self._live.idle() as idle:
@@ -306,45 +295,7 @@ class Diffusion(keras.Model):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The objective on a batch, a float32 scalar; NaN if a label is out of range."""
-        seed = self.training_seed if training else self.evaluation_seed
-        x0 = self.codec.encode(x, seed)
-        t, noise = step.draw(self.objective.sample_times, ops.shape(x0), seed)
-        rates = self.schedule(self.schedule.snap(t))
-        if not self.network.conditions:
-            y = None  # what stands beside sample weights
-        if y is not None:
-            y = self.network.admit(y)
-        if training:
-            evaluate, y = self._training_network(y, ops.shape(x0)[0])
-        else:
-            values = None if self.average is None else self.average.values
-            evaluate = Denoiser(self.network, self.schedule, self.prediction, values).output
-        batch = Batch(x0, noise, y)
-        loss = self.objective.loss(
-            lambda x_t, rates, condition=y: evaluate(x_t, rates, condition),
-            batch,
-            rates,
-            self.process,
-        )  # (B,)
-        if sample_weight is not None:
-            loss = loss * ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
-        return ops.mean(loss)
-
-    def _training_network(self, y, count):
-        """The network as an objective evaluates it in training, and the y that is left.
-
-        What a sample loses of y is drawn once: all evaluations of a step are told the same.
-        """
-        told = {"training": True}
-        if y is not None:
-            y = self.network.drop(y, self.network.draw_dropped(count))
-            told["dropped"] = {}
-
-        def evaluate(x_t, rates, condition):
-            x = self.prediction.network_input(x_t, rates)
-            return self.network(x, self.schedule.timestep(rates.t), condition, **told)
-
-        return evaluate, y
+        return step.loss(self, x, y, sample_weight, training)
 
     # Sampling
 
@@ -451,7 +402,7 @@ class Diffusion(keras.Model):
             checked at the call, each batch is made when it is asked for.
         """
         if caching is not None:
-            warnings.warn("caching= is named cache=", DeprecationWarning, stacklevel=2)
+            notices.warn("caching= is named cache=", DeprecationWarning)
             cache = caching
         condition, count = checks.requested(self.network, labels, conditions, num_images)
         solver = checks.instance("solver", solver, DDIM, Solver)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_dit.backend.selection import BACKEND
@@ -250,10 +251,9 @@ def fingerprints(variables: Sequence[keras.Variable]) -> list[int]:
     It is the sum of the values' bits as integers, the same on every backend and in every order.
     """
     if BACKEND == "torch":
-        with torch.no_grad():
-            sums = [_bits_torch(v.value).sum() for v in variables]
+        sums = [_bits_torch(v.value.detach()).sum(dtype=torch.int32) for v in variables]
     elif BACKEND == "jax":
-        sums = [_bits_jax(v.value).astype("int32").sum() for v in variables]
+        sums = [_sum_of_bits_jax(v.value) for v in variables]
     else:
         sums = [tf.reduce_sum(tf.cast(_bits_tf(v.value), "int32")) for v in variables]
     return [int(ops.convert_to_numpy(total)) % 2**32 for total in sums]
@@ -264,10 +264,14 @@ def _bits_torch(value):
     return value.view(integers[value.element_size()]) if value.is_floating_point() else value
 
 
-def _bits_jax(value):
-    if not jax.numpy.issubdtype(value.dtype, jax.numpy.floating):
-        return value
-    return jax.lax.bitcast_convert_type(value, f"int{8 * value.dtype.itemsize}")
+def _sum_of_bits_jax(value):
+    integers = f"int{8 * value.dtype.itemsize}"
+    floating = jax.numpy.issubdtype(value.dtype, jax.numpy.floating)
+    if jax.default_backend() == "cpu":  # where numpy looks at the same memory
+        bits = np.asarray(value).view(integers) if floating else np.asarray(value)
+        return bits.sum(dtype="int32")
+    bits = jax.lax.bitcast_convert_type(value, integers) if floating else value
+    return bits.astype("int32").sum()
 
 
 def _bits_tf(value):

@@ -1,14 +1,13 @@
 """Images in folders: a folder for each class, or all in one."""
 
 import os
-import warnings
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from keras_dit import images
+from keras_dit import images, notices
 from keras_dit.datasets.batches import ImageBatches, batches_of
 from keras_dit.datasets.listing import list_folder
 from keras_dit.datasets.parts import Contents, divide
@@ -192,7 +191,7 @@ def image_folder(
     found = read_folder(folder, image_size, channels, on_error=on_error, threads=threads)
     found = divide(found, validation_fraction, seed, "validation_fraction")
     for note in found.notes:
-        warnings.warn(note, stacklevel=2)
+        notices.warn(note)
     batches = batches_of(
         found, batch_size, flip=flip, seed=seed, drop_remainder=drop_remainder, threads=threads
     )

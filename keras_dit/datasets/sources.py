@@ -2,10 +2,10 @@
 
 import os
 import pathlib
-import warnings
 
 from PIL import Image
 
+from keras_dit import notices
 from keras_dit.datasets import arrays, idx, latents
 from keras_dit.datasets.batches import ImageBatches, batches_of
 from keras_dit.datasets.folders import checked_size, read_folder
@@ -145,5 +145,5 @@ def load(
         flip = found.images.checked_flip(flip)
     found = divide(limited(found, limit, seed), validation, seed)
     for note in found.notes:
-        warnings.warn(note, stacklevel=2)
+        notices.warn(note)
     return batches_of(found, batch_size, flip=bool(flip), seed=seed, threads=threads)

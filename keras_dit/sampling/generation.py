@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 from keras import ops, tree
 
-from keras_dit import backend
+from keras_dit import backend, notices
 from keras_dit.guidance import Guidance
 from keras_dit.progress import Bar
 from keras_dit.sampling import loop
@@ -149,4 +148,4 @@ def take_step(denoiser, guidance, solver, cache, memory, condition, *step):
 
 def _warn_of_interruption(done, batch, count):
     estimates = "" if batch.estimate is None else f", {len(batch.samples)} are estimates"
-    warnings.warn(f"interrupted: {done} of {count} images are finished{estimates}", stacklevel=4)
+    notices.warn(f"interrupted: {done} of {count} images are finished{estimates}")

@@ -7,6 +7,7 @@ so that it starts as a copy of the weights and lengthens with the run.
 
 import contextlib
 import types
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -56,6 +57,7 @@ class WeightAverage(keras.layers.Layer):
         self._names, self._averages = [], []  # alike in order
         object.__setattr__(self, "_weights", [])  # in that order too; the network's, not tracked
         self._seen = 0, {}  # the number of updates and the weights' fingerprints at that time
+        self._copied = None  # the fingerprints of the weights that it last became a copy of
         self.built = True
         self.settle()
 
@@ -99,8 +101,9 @@ class WeightAverage(keras.layers.Layer):
                 "anew as a copy of them"
             )
             begun = False
-        if not begun:
+        if not begun and (replaced or now != self._copied):
             self.restart()
+            self._copied = now
         self._seen = int(ops.convert_to_numpy(self.updates)), now
 
     def restart(self) -> None:
@@ -115,6 +118,24 @@ class WeightAverage(keras.layers.Layer):
         self._match(weights)
         now = dict(zip(weights, backend.fingerprints(list(weights.values())), strict=True))
         self._seen = int(ops.convert_to_numpy(self.updates)), now
+
+    @contextlib.contextmanager
+    def following(self, settled: bool = True) -> Iterator[None]:
+        """While this lasts the weights are changed by training, and belong to the average.
+
+        Args:
+            settled: whether to `settle` first, which within another training would be wrong.
+        """
+        if settled:
+            self.settle()
+        try:
+            yield
+        except BaseException:
+            # What went wrong is what counts: on JAX the weights may be in the step's hands still.
+            with contextlib.suppress(Exception):
+                self.trust()
+            raise
+        self.trust()
 
     def _followed(self):
         weights = names.of_weights(self._of.network)
@@ -160,6 +181,7 @@ class WeightAverage(keras.layers.Layer):
         wrong = [n for n, a in self.by_name().items() if not _fits(a, arrays.get(_key(n)))]
         if wrong:
             raise ValueError(f"the file has no average of {', '.join(wrong[:3])}")
+        self._copied = None
         self.updates.assign(arrays["updates"])
         for name, average in self.by_name().items():
             average.assign(arrays[_key(name)])

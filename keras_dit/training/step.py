@@ -15,8 +15,10 @@ import keras
 from keras import ops
 
 from keras_dit import backend
+from keras_dit.objectives import Batch
+from keras_dit.sampling.denoiser import Denoiser
 
-__all__ = ["draw", "float32", "scaling_loss", "test_step", "train_step"]
+__all__ = ["draw", "float32", "loss", "scaling_loss", "test_step", "train_step"]
 
 
 def train_step(model: keras.Model, data: Any) -> dict:
@@ -33,17 +35,17 @@ def train_step(model: keras.Model, data: Any) -> dict:
     everything = [*model.variables, *optimizer.variables]
 
     def objective():
-        loss = _loss(model, data, training=True)
-        return optimizer.scale_loss(loss), loss
+        mean = _loss(model, data, training=True)
+        return optimizer.scale_loss(mean), mean
 
-    gradients, loss = backend.gradients(objective, variables, everything)
+    gradients, mean = backend.gradients(objective, variables, everything)
     norm = _norm(gradients) / optimizer.scale_loss(ops.ones((), "float32"))
-    finite = ops.isfinite(loss + norm)  # no infinity or NaN is lost in a norm
+    finite = ops.isfinite(mean + norm)  # no infinity or NaN is lost in a norm
     applied = finite
     if _scales_loss(optimizer):
         # It leaves out a gradient that is not finite by itself, but has to see it to lower its
         # scale.
-        applied = ops.isfinite(loss)
+        applied = ops.isfinite(mean)
 
     def learn():
         if model.average is None:
@@ -60,15 +62,61 @@ def train_step(model: keras.Model, data: Any) -> dict:
     backend.branch(applied, learn, everything)
     model.skipped.assign(model.skipped + ops.cast(ops.logical_not(finite), "int32"))
     # A skipped step is in no mean.
-    mean = _track(model, ops.where(finite, loss, 0.0), ops.where(finite, _count(data), 0))
+    logged = _track(model, ops.where(finite, mean, 0.0), ops.where(finite, _count(data), 0))
     skipped = ops.convert_to_tensor(model.skipped)
-    return {"loss": mean, "gradient_norm": norm, "skipped": skipped}
+    return {"loss": logged, "gradient_norm": norm, "skipped": skipped}
 
 
 def test_step(model: keras.Model, data: Any) -> dict:
     """The logs of a batch in evaluation."""
-    loss = _loss(model, data, training=False)
-    return {"loss": _track(model, loss, _count(data))}
+    return {"loss": _track(model, _loss(model, data, training=False), _count(data))}
+
+
+def loss(
+    model: keras.Model, x: Any, y: Any = None, sample_weight: Any = None, training: bool = True
+) -> Any:
+    """The objective on a batch, a float32 scalar; NaN if a label is out of range.
+
+    In training it is that of the network, which drops conditions; else that of the averaged
+    weights, with times and noise of the evaluation's own seed.
+    """
+    seed = model.training_seed if training else model.evaluation_seed
+    x0 = model.codec.encode(x, seed)  # (B, H, W, C)
+    t, noise = draw(model.objective.sample_times, ops.shape(x0), seed)
+    rates = model.schedule(model.schedule.snap(t))
+    # A network without conditions may have a y that stands beside sample weights.
+    y = model.network.admit(y) if y is not None and model.network.conditions else None
+    if training:
+        evaluate, y = _training_network(model, y, ops.shape(x0)[0])
+    else:
+        values = None if model.average is None else model.average.values
+        evaluate = Denoiser(model.network, model.schedule, model.prediction, values).output
+    each = model.objective.loss(
+        lambda x_t, rates, condition=y: evaluate(x_t, rates, condition),
+        Batch(x0, noise, y),
+        rates,
+        model.process,
+    )  # (B,)
+    if sample_weight is not None:
+        each = each * ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
+    return ops.mean(each)
+
+
+def _training_network(model, y, count):
+    """The network as an objective evaluates it in training, and the y that is left.
+
+    What a sample loses of y is drawn once: all evaluations of a step are told the same.
+    """
+    told = {"training": True}
+    if y is not None:
+        y = model.network.drop(y, model.network.draw_dropped(count))
+        told["dropped"] = {}
+
+    def evaluate(x_t, rates, condition):
+        x = model.prediction.network_input(x_t, rates)
+        return model.network(x, model.schedule.timestep(rates.t), condition, **told)
+
+    return evaluate, y
 
 
 def draw(
@@ -124,10 +172,10 @@ def _count(data):
     return ops.shape(keras.utils.unpack_x_y_sample_weight(data)[0])[0]
 
 
-def _track(model, loss, weight):
+def _track(model, value, weight):
     """The mean loss of the epoch so far, with this batch in it; NaN before there is any."""
     tracker = next(metric for metric in model.metrics if metric.name == "loss")
-    tracker.update_state(loss, sample_weight=weight)
+    tracker.update_state(value, sample_weight=weight)
     return ops.where(tracker.count > 0, tracker.result(), float("nan"))
 
 
