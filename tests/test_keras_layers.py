@@ -8,10 +8,12 @@ from keras.src.testing import TestCase
 from reference import draw_weights, run
 
 import keras_dit
-from keras_dit.conditions import TimestepEmbedding
+from keras_dit.conditions import Label, TimestepEmbedding, Tokens, Vector
+from keras_dit.conditions.base import ContextParts
 from keras_dit.layers import (
     MLP,
     AdaLNBlock,
+    Context,
     CrossAttention,
     FinalLayer,
     InContextAttention,
@@ -100,6 +102,54 @@ def test_kerass_own_test_of_layers(layer, arguments, shape, output, weights):
         run_training_check=not isinstance(shape, dict),
         supports_masking=layer is TokenDense,
     )
+
+
+# Conditions: their Context has None in it, which no output of a functional layer may have
+
+
+@pytest.mark.parametrize(
+    ("condition", "shape", "output", "weights"),
+    [
+        (Label(5, hidden_size=8), (2,), {"vector": (2, 8)}, 1),
+        (Vector(3, hidden_size=8), (2, 3), {"vector": (2, 8)}, 4),
+        (Tokens(6, 4, hidden_size=8), (2, 4, 6), {"tokens": (2, 5, 8), "mask": (2, 5)}, 3),
+    ],
+    ids=["Label", "Vector", "Tokens"],
+)
+def test_kerass_own_test_of_conditions(condition, shape, output, weights):
+    TestCase().run_layer_test(
+        ContextParts,
+        init_kwargs={"condition": condition},
+        input_shape=shape,
+        input_dtype="int32" if isinstance(condition, Label) else "float32",
+        expected_output_shape=output,
+        expected_num_trainable_weights=weights,
+        expected_num_non_trainable_weights=0,
+        expected_num_non_trainable_variables=1,
+        expected_num_seed_generators=1,
+        run_training_check=False,
+        run_mixed_precision_check=False,  # the policy is the condition's, not that of its wrapper
+    )
+
+
+def test_conditions_enter_a_functional_model(tmp_path):
+    label, image = keras.Input((), dtype="int32"), keras.Input((5, 8))
+    words, mask = keras.Input((4, 6)), keras.Input((4,), dtype="bool")
+    conditions = Label(10, hidden_size=8), Tokens(6, 4, hidden_size=8)
+    vector = conditions[0](label).vector
+    _, tokens, there = conditions[1]((words, mask))
+    block = AdaLNBlock(2, cross_attention=CrossAttention(2))
+    inputs = [label, image, words, mask]
+    model = draw_weights(keras.Model(inputs, block(image, Context(vector, tokens, there))))
+    values = [np.array([3, 1]), draw(2, 5, 8), draw(2, 4, 6), np.arange(8).reshape(2, 4) > 2]
+    told = conditions[1].check([values[2][0][values[3][0]], values[2][1]])
+    context = Context(conditions[0](values[0]).vector, *conditions[1](told)[1:])
+    expected = numpy(model(values))
+    model.save(tmp_path / "functional.keras")
+    loaded = keras.saving.load_model(tmp_path / "functional.keras")
+    np.testing.assert_allclose(numpy(loaded(values)), expected, atol=1e-6)
+    assert len(model.trainable_weights) == 1 + 3 + len(block.trainable_weights)
+    np.testing.assert_allclose(numpy(block(values[1], context))[1], expected[1], atol=1e-5)
 
 
 # Every argument of Dense

@@ -10,6 +10,7 @@ import keras
 from keras import ops, tree
 
 from keras_dit.layers import Context
+from keras_dit.serialization import register
 
 
 class Condition(keras.layers.Layer):
@@ -75,6 +76,12 @@ class Condition(keras.layers.Layer):
         """
         return values
 
+    def __call__(self, values, training=None):
+        if any(isinstance(value, keras.KerasTensor) for value in tree.flatten(values)):
+            there = ContextParts(self, name=self.name)
+            return Context(**there(values, training=training))
+        return super().__call__(values, training=training)
+
     def call(self, values, training=None):
         values = self.prepare(values)
         if training and self.dropout:
@@ -98,6 +105,39 @@ class Condition(keras.layers.Layer):
     def get_config(self):
         own = {"hidden_size": self.hidden_size, "dropout": self.dropout}
         return {**super().get_config(), **own}
+
+
+@register
+class ContextParts(keras.layers.Layer):
+    """A condition in a functional model, whose layers cannot give None: what its `Context` has.
+
+    Args:
+        condition: a `Condition`.
+
+    Call:
+        values of the condition -> dict of tensors, those parts of the `Context` that are not None.
+    """
+
+    def __init__(self, condition: Condition, **kwargs):
+        super().__init__(autocast=False, **{"dtype": condition.dtype_policy, **kwargs})
+        self.condition = condition
+
+    def build(self, *_):
+        if not self.condition.built:
+            self.condition.build(None)
+            self.condition.built = True
+
+    def call(self, values, training=None):
+        context = self.condition(values, training=training)
+        return {name: part for name, part in context._asdict().items() if part is not None}
+
+    def get_config(self):
+        condition = keras.saving.serialize_keras_object(self.condition)
+        return {"name": self.name, "condition": condition}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(keras.saving.deserialize_keras_object(config.pop("condition")), **config)
 
 
 def _like(dropped, value):
