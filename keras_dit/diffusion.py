@@ -27,7 +27,7 @@ class Diffusion(keras.Model):
     """A diffusion model: a network with the mathematics that trains and samples it.
 
     `fit`, `evaluate`, `save` and callbacks are Keras's. The loss is computed here, so `compile`
-    takes no loss: x are pictures, y their labels.
+    takes no loss: x are images, y their labels.
 
     Next to the weights it keeps their exponential moving average (EMA) in float32, which
     `evaluate` and `generate` use; training never sees it. After n updates the average forgets
@@ -180,10 +180,10 @@ class Diffusion(keras.Model):
     def fit(
         self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs
     ):
-        """Train. As `keras.Model.fit`, with pictures as x and labels as y.
+        """Train. As `keras.Model.fit`, with images as x and labels as y.
 
         Args:
-            x: pictures (N, H, W, C) in the codec's range, or a data set of (pictures, labels):
+            x: images (N, H, W, C) in the codec's range, or a data set of (images, labels):
                 a `keras.utils.PyDataset`, a tf.data.Dataset, a torch DataLoader, a generator.
             y: labels (N,), integers in 0 … num_classes − 1; None if x is a data set or the
                 network has no classes.
@@ -192,7 +192,7 @@ class Diffusion(keras.Model):
             batch_size, epochs, verbose, **kwargs: as for `keras.Model.fit`.
 
         Raises:
-            ValueError: for pictures or labels that do not fit the network. Arrays are checked
+            ValueError: for images or labels that do not fit the network. Arrays are checked
                 whole, of a data set the first batch.
             FloatingPointError: if many steps in a row had to be skipped.
         """
@@ -330,9 +330,9 @@ class Diffusion(keras.Model):
         conditions=None,
         caching=None,
     ):
-        """Make pictures.
+        """Make images.
 
-        A picture depends on the seed, its place in the call, its label and the settings, not
+        An image depends on the seed, its place in the call, its label and the settings, not
         on batch_size, and is the same on every backend to float tolerance.
 
         Interrupted (Ctrl-C), it returns with a warning what there is: the finished batches, and
@@ -340,17 +340,17 @@ class Diffusion(keras.Model):
         raised as usual.
 
         Args:
-            labels: for each picture its class, or None for no class; short for
+            labels: for each image its class, or None for no class; short for
                 conditions={"label": labels}.
-            num_images: how many pictures, if no labels are given.
+            num_images: how many images, if no labels are given.
             steps: number of solver steps, at most the schedule's own number; None: the grid's
                 number where it has one, else 50.
             solver: a `Solver`; None: `DDIM()`.
             guidance: a `Guidance`; None: `Unguided()`.
             grid: a `TimeGrid`; None: the schedule's.
-            seed: integer of 0 or more; or a list with one for each picture, which then does not
-                depend on its place: it is the first picture of that seed.
-            batch_size: how many pictures are made at once, at most.
+            seed: integer of 0 or more; or a list with one for each image, which then does not
+                depend on its place: it is the first image of that seed.
+            batch_size: how many images are made at once, at most.
             callback: called as callback(step, t, x_t, x0) after each step of each batch, with
                 numpy arrays as the network sees them; `sampler.Trajectory()` keeps them.
             verbose: whether to show a progress bar, which counts evaluations of the network; a
@@ -392,7 +392,7 @@ class Diffusion(keras.Model):
         conditions=None,
         caching=None,
     ):
-        """Make pictures batch by batch, so that all of them never are in memory at once.
+        """Make images batch by batch, so that all of them never are in memory at once.
 
         Args:
             labels, num_images, ...: as for `generate`.

@@ -19,6 +19,7 @@ import numpy as np
 from keras import ops
 
 from keras_dit import draws
+from keras_dit.schedules.base import columns
 
 
 class Normal(NamedTuple):
@@ -216,7 +217,7 @@ def _distribution(x):
 def _of(table, k, x):
     """A table's entries at k, float32, to multiply samples x (B, ...)."""
     entries = ops.take(ops.convert_to_tensor(table.astype("float32")), k)
-    return ops.reshape(entries, (-1,) + (1,) * (len(x.shape) - 1))
+    return columns(entries, x)
 
 
 def _mean(x):

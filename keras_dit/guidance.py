@@ -19,6 +19,7 @@ from keras import ops, tree
 
 from keras_dit.predictions import Denoised
 from keras_dit.schedules import Rates
+from keras_dit.schedules.base import columns
 from keras_dit.serialization import Configurable, number, register
 
 
@@ -80,7 +81,7 @@ class Contrast(Guidance):
             `Interval` and `Ramp`.
         channels: how many of the first channels are guided, the others being those of the strong
             estimate; None: all of them. facebookresearch/DiT guides 3 of its 4.
-        rescale: in [0, 1], how far the deviation of each guided picture is brought back to that
+        rescale: in [0, 1], how far the deviation of each guided image is brought back to that
             of the strong estimate, against washed-out contrast.
 
     Reference:
@@ -114,7 +115,8 @@ class Contrast(Guidance):
         def denoise(x_t, rates):
             (strong, fraction), weak = self.estimates(denoiser, condition, x_t, rates)
             scale = self.scale(rates.t) if callable(self.scale) else self.scale
-            guided = weak + _columns(scale, strong) * (strong - weak)  # (1)
+            scale = columns(ops.convert_to_tensor(scale, "float32"), strong)
+            guided = weak + scale * (strong - weak)  # (1)
             if self.rescale:
                 guided = guided * (1.0 - self.rescale + self.rescale * _std(strong) / _std(guided))
             if self.channels is not None:
@@ -152,7 +154,7 @@ class ClassifierFree(Contrast):
 @register
 @dataclass(frozen=True)
 class NegativeLabel(Contrast):
-    """Weak is the estimate under another class, which the pictures are kept away from.
+    """Weak is the estimate under another class, which the images are kept away from.
 
     Args:
         label: of that class.
@@ -288,12 +290,6 @@ def _checked_scale(scale):
 
 def _is_one(scale):
     return isinstance(scale, (int, float)) and scale == 1
-
-
-def _columns(scale, x):
-    """A scale that multiplies samples: a scalar, or (B,) -> (B, 1, ..., 1)."""
-    scale = ops.convert_to_tensor(scale, "float32")
-    return ops.reshape(scale, (-1,) + (1,) * (len(x.shape) - 1)) if len(scale.shape) else scale
 
 
 def _std(x):

@@ -199,12 +199,12 @@ def _write(path, data):
         new.write_bytes(data.getbuffer())
 
 
-def save_png(path: str | os.PathLike, picture: np.ndarray) -> None:
+def save_png(path: str | os.PathLike, image: np.ndarray) -> None:
     """Write one image as PNG, creating the folder where needed.
 
     Args:
         path: the file to write; an older one is replaced whole.
-        picture: the image, (H, W, C), C of 1 or 3; uint8, or floats in [-1, 1].
+        image: the image, (H, W, C), C of 1 or 3; uint8, or floats in [-1, 1].
 
     Raises:
         OSError: if the target cannot be written; an older file is then left as it was.
@@ -220,7 +220,7 @@ def save_png(path: str | os.PathLike, picture: np.ndarray) -> None:
     ['digits.png']
     """
     data = io.BytesIO()
-    _pillow(picture).save(data, "PNG")
+    _pillow(image).save(data, "PNG")
     _write(path, data)
 
 

@@ -1,6 +1,6 @@
 """What training minimises: which times are drawn, and how an error there is weighted.
 
-L = E_{t, x0, ε} [ w(t) ‖ output − target ‖² ],   the mean over a picture's numbers.
+L = E_{t, x0, ε} [ w(t) ‖ output − target ‖² ],   the mean over an image's numbers.
 """
 
 import math

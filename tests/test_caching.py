@@ -64,7 +64,7 @@ def compiled_parts():
             tail = block(tail, conditioning)
         return conditioning, head, head - tokens, tail - head
 
-    return backend.compile_inference(parts), backend.compile_inference(net.picture)
+    return backend.compile_inference(parts), backend.compile_inference(net.image)
 
 
 class ByHand:

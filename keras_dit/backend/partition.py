@@ -60,7 +60,7 @@ def partition(tree: Any) -> tuple[Hashable, list]:
         >>> numbers
         [array([1., 1.])]
     """
-    numbers = []
+    numbers: list = []
     return _take(tree, numbers), numbers
 
 

@@ -143,7 +143,11 @@ def branch(condition: Any, update: Callable[[], None], variables: Sequence) -> N
         def values():
             return [tf.convert_to_tensor(v.value) for v in variables]
 
-        tf.cond(condition, lambda: (update(), values())[1], values)
+        def moved():
+            update()
+            return values()
+
+        tf.cond(condition, moved, values)
         return
     old = [v.value for v in variables]
 

@@ -16,7 +16,7 @@ def compute_values(layer: keras.layers.Layer, values: Sequence) -> list:
     Returns:
         A list of tensors; integers, and those of a layer that cannot be looked into, as they are.
     """
-    dtypes = {}
+    dtypes: dict[int, str] = {}
     flatten = getattr(layer, "_flatten_layers", lambda: ())
     for part in flatten():  # each before those within it
         floating = (v for v in part.weights if keras.backend.is_float_dtype(v.dtype))

@@ -65,7 +65,7 @@ def run(arguments):
     _train(model, train, epochs, seed=arguments.seed)
     seconds = time.perf_counter() - start
     print(f"trained in {seconds:.0f} s; a grid of digits, guidance {looks.GUIDANCE:g}:")
-    _picture(model, out, steps, seed=arguments.seed)
+    _image(model, out, steps, seed=arguments.seed)
     asked = train[1][:64] if arguments.quick else train[1]
     print(f"{counted(len(asked), 'digit')} to score, guidance {SCORE_GUIDANCE:g}:")
     made, rate = _made(model, asked, steps, seed=arguments.seed + 1)
@@ -92,7 +92,7 @@ def _train(model, digits, epochs, seed):
     model.fit(batches, epochs=epochs, verbose=0, callbacks=[TrainingBar(BATCH_SIZE)])
 
 
-def _picture(model, out, steps, seed):
+def _image(model, out, steps, seed):
     """A grid of one column for each class, and how it comes out of the noise."""
     frames = []
 

@@ -10,6 +10,7 @@ import keras
 from keras import ops, tree
 
 from keras_dit.layers import Context
+from keras_dit.schedules.base import columns
 from keras_dit.serialization import register
 
 
@@ -97,7 +98,7 @@ class Condition(keras.layers.Layer):
         """The values with the null value in the place of those that are dropped, bool (B,)."""
         null = tree.map_structure(ops.convert_to_tensor, self.null(1))
         return tree.map_structure(
-            lambda value, nothing: ops.where(_like(dropped, value), nothing, value),
+            lambda value, nothing: ops.where(columns(dropped, value), nothing, value),
             self.prepare(values),
             null,
         )
@@ -138,8 +139,3 @@ class ContextParts(keras.layers.Layer):
     @classmethod
     def from_config(cls, config):
         return cls(keras.saving.deserialize_keras_object(config.pop("condition")), **config)
-
-
-def _like(dropped, value):
-    """bool (B,) -> (B, 1, ..., 1), of the rank of a value."""
-    return ops.reshape(dropped, (-1,) + (1,) * (len(value.shape) - 1))

@@ -51,7 +51,7 @@ class Label(Condition):
 
     def check(self, values: Any, count: int | None = None) -> np.ndarray:
         """Labels as numpy int32 (n,); None in a list of them stands for no class."""
-        values = np.atleast_1d(values) if isinstance(values, (int, type(None))) else values
+        values = [values] if isinstance(values, (int, type(None))) else values
         given = np.array([value is not None for value in values], bool)
         labels = np.full(len(given), self.num_classes, "int32")
         kept = values if given.all() else [value for value in values if value is not None]

@@ -71,14 +71,16 @@ class AdaLNBlock(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if num_heads is None and attention is None:
-            raise ValueError("num_heads must be given, or attention=. Received: neither")
+        if attention is None:
+            if num_heads is None:
+                raise ValueError("num_heads must be given, or attention=. Received: neither")
+            attention = SelfAttention(num_heads)
         self.num_heads = num_heads
         self.mlp_ratio = mlp_ratio
         norms = norm if isinstance(norm, (tuple, list)) else (norm, norm)
         parts = {
             "attention_norm": norms[0] or LayerNorm(),
-            "attention": attention or SelfAttention(num_heads),
+            "attention": attention,
             "cross_attention": cross_attention,
             "mlp_norm": norms[1] or LayerNorm(),
             "mlp": mlp or MLP(mlp_ratio),

@@ -26,14 +26,14 @@ def split(modulation, parts):
 
 @register
 class FinalLayer(keras.layers.Layer):
-    """Tokens -> picture: modulated layer norm, a linear map that starts at zero, patches joined.
+    """Tokens -> image: modulated layer norm, a linear map that starts at zero, patches joined.
 
     Args:
-        output_shape: (H, W, O) of the picture.
+        output_shape: (H, W, O) of the image.
         patch_size: side p of a patch in pixels.
 
     Call:
-        tokens (B, (H/p) (W/p), D), a `Context` or its vector (B, D) -> picture (B, H, W, O).
+        tokens (B, (H/p) (W/p), D), a `Context` or its vector (B, D) -> image (B, H, W, O).
 
     Example:
 
@@ -44,7 +44,7 @@ class FinalLayer(keras.layers.Layer):
 
     def __init__(self, output_shape, patch_size, **kwargs):
         super().__init__(**kwargs)
-        self.picture_shape = tuple(output_shape)
+        self.image_shape = tuple(output_shape)
         self.patch_size = patch_size
         self.norm = LayerNorm(dtype=self.dtype_policy, name="norm")
 
@@ -52,7 +52,7 @@ class FinalLayer(keras.layers.Layer):
         width = tokens_shape[-1]
         self.modulation = modulation(self, 2, width)
         self.projection = TokenDense(
-            self.patch_size**2 * self.picture_shape[-1],
+            self.patch_size**2 * self.image_shape[-1],
             kernel_initializer="zeros",
             dtype=self.dtype_policy,
             name="projection",
@@ -66,15 +66,15 @@ class FinalLayer(keras.layers.Layer):
         steer = backend.call_layer(self.modulation, ops.silu(vector))  # (B, 2 D)
         x = modulate(self.norm, tokens, *split(steer, 2))
         patches = backend.call_layer(self.projection, x)  # (B, T, p p O)
-        height, width, _ = self.picture_shape
+        height, width, _ = self.image_shape
         return unpatchify(patches, height, width, self.patch_size)  # (B, H, W, O)
 
     def compute_output_shape(self, tokens_shape, context_shape=None):
-        return (tokens_shape[0], *self.picture_shape)
+        return (tokens_shape[0], *self.image_shape)
 
     def build_from_config(self, config):
         self.build(**shapes_of_today(config))
 
     def get_config(self):
-        own = {"output_shape": self.picture_shape, "patch_size": self.patch_size}
+        own = {"output_shape": self.image_shape, "patch_size": self.patch_size}
         return {**super().get_config(), **own}

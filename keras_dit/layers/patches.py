@@ -1,4 +1,4 @@
-"""Pictures <-> sequences of patches."""
+"""Images <-> sequences of patches."""
 
 import keras
 from keras import ops
@@ -8,7 +8,7 @@ from keras_dit.serialization import register
 
 
 def patchify(images, patch_size):
-    """Cut pictures into patches.
+    """Cut images into patches.
 
     Args:
         images: tensor (B, H, W, C); H and W multiples of the patch size.
@@ -29,7 +29,7 @@ def unpatchify(patches, height, width, patch_size):
 
     Args:
         patches: tensor (B, T, p p C).
-        height, width: of the picture in pixels.
+        height, width: of the image in pixels.
         patch_size: side p of a patch in pixels.
 
     Returns:
@@ -58,19 +58,19 @@ def check_image_shape(shape, patch_size):
 
 @register
 class PatchEmbedding(keras.layers.Layer):
-    """Pictures -> one embedded token for each patch.
+    """Images -> one embedded token for each patch.
 
     The linear map of a patch is what a convolution with kernel and stride p computes.
 
     Args:
-        patch_size: side p of a patch in pixels; the picture's sides have to be multiples of it.
+        patch_size: side p of a patch in pixels; the image's sides have to be multiples of it.
         hidden_size: width D of a token.
 
     Call:
         images (B, H, W, C) -> tokens (B, (H/p) (W/p), D), row by row.
 
     Raises:
-        ValueError: if the patch does not divide the picture.
+        ValueError: if the patch does not divide the image.
 
     Example:
 

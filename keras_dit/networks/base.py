@@ -4,6 +4,7 @@ import keras
 from keras import tree
 
 from keras_dit import backend
+from keras_dit.conditions import Condition
 
 
 class Network(keras.Model):
@@ -20,10 +21,10 @@ class Network(keras.Model):
         condition_dropout: probability that all conditions of a sample are dropped in training.
     """
 
-    image_shape = None
-    output_channels = None
+    image_shape: tuple = ()
+    output_channels: int | None = None
     learned_variance = False
-    conditions = {}  # noqa: RUF012
+    conditions: dict[str, Condition] = {}  # noqa: RUF012
     condition_dropout = 0.0
 
     @property

@@ -4,6 +4,9 @@ A network of one block is built without memory for its weights, which takes hund
 even for the largest; the other blocks are like the first.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import keras
 
 from keras_dit import backend
@@ -11,7 +14,7 @@ from keras_dit.layers.attention import CrossAttention, InContextAttention, SelfA
 from keras_dit.networks.dit import DiTModel
 
 
-def count_parameters(config: dict) -> int:
+def count_parameters(config: Mapping[str, Any]) -> int:
     """Parameters of a network, fixed positions included.
 
     Args:

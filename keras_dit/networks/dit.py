@@ -4,6 +4,9 @@ Reference:
     Peebles, Xie: Scalable Diffusion Models with Transformers (2023).
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -26,7 +29,7 @@ class DiTModel(Network):
     A new network gives exactly 0. It is built at construction: its weights exist at once.
 
     Args:
-        input_shape: (H, W, C) of the pictures, channels last, H and W multiples of patch_size.
+        input_shape: (H, W, C) of the images, channels last, H and W multiples of patch_size.
         patch_size: side of a patch in pixels.
         hidden_size: width of a token; a multiple of num_heads and of 4.
         depth: number of blocks.
@@ -181,7 +184,7 @@ class DiTModel(Network):
             y = self.drop(y, self.draw_dropped(count) if dropped is None else dropped)
         tokens, context = self.embed(x, t, y)  # (B, T, D), Context
         tokens = self.run_blocks(self.blocks, tokens, context, training)  # (B, T, D)
-        return self.picture(tokens, context)  # (B, H, W, O)
+        return self.image(tokens, context)  # (B, H, W, O)
 
     # The parts of a call, for who runs them otherwise
 
@@ -199,7 +202,7 @@ class DiTModel(Network):
             tokens = run(tokens, context, positions)
         return tokens
 
-    def picture(self, tokens, context):
+    def image(self, tokens, context):
         """The output, float32 (B, H, W, O), of the last block's tokens."""
         return ops.cast(self.final(tokens, context), "float32")
 
@@ -238,7 +241,7 @@ class DiTModel(Network):
         return cls(**config)
 
 
-def output_channels_of(config: dict) -> int:
+def output_channels_of(config: Mapping[str, Any]) -> int:
     """The channels of the output of a network with these arguments."""
     channels = config["input_shape"][-1] * (2 if config.get("learned_variance") else 1)
     return config.get("output_channels") or channels

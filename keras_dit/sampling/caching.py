@@ -6,7 +6,7 @@ the first block is run always, and instead of the others now and then what they 
     tokens_L = tokens_1 + d′,   d′ = tokens_L′ − tokens_1′,                                 (1)
 
 with ′ for the last evaluation that ran them. A cache says when. It decides on each sample alone,
-so that a picture does not depend on those beside it; the blocks are left out, and time is saved,
+so that an image does not depend on those beside it; the blocks are left out, and time is saved,
 where no sample of a batch needs them.
 """
 
@@ -204,7 +204,7 @@ class CachedNetwork:
             first=ops.where(kept, memory.first, first),
             others=ops.where(kept, memory.others, tail - head),
         )
-        return network.picture(tail, conditioning)
+        return network.image(tail, conditioning)
 
 
 def check_network(network: Any) -> None:

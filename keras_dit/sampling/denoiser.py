@@ -1,7 +1,7 @@
 """Network, schedule and prediction together: E[x0 | x_t]."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,7 @@ class Denoiser:
         (2, 8, 8, 1)
     """
 
-    network: Callable
+    network: Any
     schedule: NoiseSchedule
     prediction: Prediction
     values: Sequence | None = number(None, compare=False, repr=False)

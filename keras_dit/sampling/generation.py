@@ -81,8 +81,8 @@ class Generation:
         rates = loop.run_rates(run.denoiser.schedule, run.times)
         total, done = run.evaluations * len(chunks), 0
         words = verbose if isinstance(verbose, str) else "sampling"
-        look = {"desc": words, "first": first, "unit": " evaluations"}
-        with Bar(total=total, disable=not verbose, **look) as bar:
+        look = {"total": total, "unit": " evaluations", "disable": not verbose}
+        with Bar(desc=words, first=first, **look) as bar:
             for samples in chunks:
                 batch = _Batch(run, step, samples, condition, bar)
                 try:

@@ -18,6 +18,11 @@ class Rates(NamedTuple):
     sigma: Any
 
 
+def columns(values, x):
+    """What multiplies or chooses samples x (B, ...): a scalar as it is, (B,) -> (B, 1, ..., 1)."""
+    return ops.reshape(values, (-1,) + (1,) * (len(x.shape) - 1)) if len(values.shape) else values
+
+
 def broadcast(rates, x):
     """Rates whose alpha and sigma multiply a tensor of samples.
 
@@ -30,8 +35,7 @@ def broadcast(rates, x):
     """
     if len(rates.alpha.shape) == 0:
         return rates
-    shape = (-1,) + (1,) * (len(x.shape) - 1)
-    return Rates(rates.t, ops.reshape(rates.alpha, shape), ops.reshape(rates.sigma, shape))
+    return Rates(rates.t, columns(rates.alpha, x), columns(rates.sigma, x))
 
 
 class NoiseSchedule(Configurable):
@@ -44,9 +48,9 @@ class NoiseSchedule(Configurable):
     """
 
     example = "schedules.LinearBeta()"
-    steps = None
-    least_time = 1e-3
-    grid = None
+    steps: Any = None
+    least_time: Any = 1e-3
+    grid: Any = None
 
     def __call__(self, t):
         """The rates at t.
@@ -76,7 +80,7 @@ class TimeGrid(Configurable):
     """
 
     example = "schedules.KarrasGrid()"
-    steps = None
+    steps: Any = None
 
     def __call__(self, schedule, steps):
         """The times of a run.

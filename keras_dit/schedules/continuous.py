@@ -17,7 +17,7 @@ class RectifiedFlow(NoiseSchedule):
 
     Args:
         shift: s in u = s t / (1 + (s − 1) t), for training and sampling alike; 1: u = t. The
-            larger the pictures, the more noise it takes to hide them, and the larger s.
+            larger the images, the more noise it takes to hide them, and the larger s.
 
     Reference:
         Liu et al., Flow Straight and Fast (2022); Lipman et al., Flow Matching (2022); Esser et

@@ -12,7 +12,7 @@ class LCM(Solver):
     """x_s = α_s x0 + σ_s z: the estimate under noise that is all new.
 
     For networks distilled to give the end of the trajectory (consistency models); from an
-    ordinary one, whose estimate is a mean, it makes smooth pictures of too little variety.
+    ordinary one, whose estimate is a mean, it makes smooth images of too little variety.
 
     Reference:
         Song et al., Consistency Models (2023), algorithm 1; Luo et al., Latent Consistency

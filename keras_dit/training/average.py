@@ -54,10 +54,12 @@ class WeightAverage(keras.layers.Layer):
         self.updates = self.add_weight(
             shape=(), initializer="zeros", dtype="int32", trainable=False, name="updates"
         )
-        self._names, self._averages = [], []  # alike in order
+        self._names: list[str] = []
+        self._averages: list[keras.Variable] = []  # in that order
         object.__setattr__(self, "_weights", [])  # in that order too; the network's, not tracked
-        self._seen = 0, {}  # the number of updates and the weights' fingerprints at that time
-        self._copied = None  # the fingerprints of the weights that it last became a copy of
+        # The number of updates and the weights' fingerprints at that time.
+        self._seen: tuple[int, dict] = 0, {}
+        self._copied: dict | None = None  # those of the weights that it last became a copy of
         self.built = True
         self.settle()
 

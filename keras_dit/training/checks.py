@@ -112,7 +112,7 @@ def _words(network):
 
 def _warn_of_range(images, codec):
     low, high = codec.low, codec.high
-    slack = 0.5 * (high - low)  # noise-augmented pictures may overshoot a little
+    slack = 0.5 * (high - low)  # noise-augmented images may overshoot a little
     if images.min() < low - slack or images.max() > high + slack:
         notices.warn(
             f"images are expected in [{low:g}, {high:g}] but reach from "

@@ -31,8 +31,10 @@ _FIXED = {
     "norm_type": "ada_norm_zero",
     "norm_elementwise_affine": False,
 }
-_NUMBERS = ("num_attention_heads", "attention_head_dim", "in_channels", "num_layers")
-_NUMBERS += ("sample_size", "patch_size", "num_embeds_ada_norm")
+_NUMBERS = (
+    "num_attention_heads", "attention_head_dim", "in_channels", "num_layers",
+    "sample_size", "patch_size", "num_embeds_ada_norm",
+)  # fmt: skip
 _PIPELINE_CLASSES = 1000  # the null class is built into DiTPipeline
 _FLOW = "FlowMatchEulerDiscreteScheduler"
 _BETAS = {"linear": schedules.LinearBeta, "scaled_linear": schedules.ScaledLinearBeta}

@@ -20,8 +20,10 @@ from keras_dit.serialization import Configurable
 
 NAME = "keras_dit"  # under which files keep them
 PARTS = ("process", "schedule", "prediction", "objective", "codec")
-_NETWORK = ("input_shape", "num_heads", "condition_dropout")
-_NETWORK += ("frequency_shift", "mlp_epsilon", "learned_variance", "output_channels")
+_NETWORK = (
+    "input_shape", "num_heads", "condition_dropout", "frequency_shift", "mlp_epsilon",
+    "learned_variance", "output_channels",
+)  # fmt: skip
 
 
 def of(network: DiTModel, process: Mapping[str, Any], class_names: Sequence[str] | None) -> dict:

@@ -1,13 +1,12 @@
 """The operations of a network: one plain form of each, and the one that each backend runs best."""
 
+import importlib
+
 from keras_dit.backend.kernels import plain
 from keras_dit.backend.kernels.choice import choose, plain_kernels
 from keras_dit.backend.selection import BACKEND
 
-if BACKEND == "torch":
-    from keras_dit.backend.kernels import torch_forms as fused
-else:
-    from keras_dit.backend.kernels import xla as fused
+fused = importlib.import_module(f"{__name__}.{'torch_forms' if BACKEND == 'torch' else 'xla'}")
 
 SQUARE, ROW, TOKENS, VECTORS, HEADS = (8, 8), (8,), (2, 4, 8), (2, 1, 8), (1, 1, 4, 8)
 IMAGES, KERNEL = (1, 4, 4, 8), (3, 3, 8, 8)

@@ -18,7 +18,9 @@ else:
     import tensorflow as tf
 
 _plain_asked_for = contextvars.ContextVar("plain_kernels", default=False)
-REFUSED = {}  # (fused form, dtype): the error with which this processor refuses it, or None
+REFUSED: dict[
+    tuple, Exception | None
+] = {}  # (fused form, dtype): the error with which this processor refuses it, or None
 
 
 @contextlib.contextmanager

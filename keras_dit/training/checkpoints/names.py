@@ -18,7 +18,8 @@ _PARTS = ["modulation", "qkv", "attention/projection", "mlp_in", "mlp_out", "pro
 
 def of_weights(network: keras.Layer) -> dict[str, keras.Variable]:
     """A network's weights by their names in files, which are their paths."""
-    named, seen = {}, collections.Counter()
+    named: dict[str, keras.Variable] = {}
+    seen: collections.Counter[str] = collections.Counter()
     for weight in network.weights:
         name = weight.path.removeprefix(f"{network.name}/")
         named[f"{name}#{seen[name]}" if name in seen else name] = weight

@@ -14,7 +14,7 @@ class ArrayBatches:
     """Batches of arrays in an order that is drawn from (seed, epoch).
 
     Args:
-        arrays: pictures, labels, sample weights; those that are None are left out at the end.
+        arrays: images, labels, sample weights; those that are None are left out at the end.
         batch_size: None: 32, as in Keras.
         shuffle: whether every epoch has its own random order.
         seed: integer; None: a random one.
