@@ -103,6 +103,10 @@ EXAMPLES = {
         ),
     ),
     "own_parts": ((), ("the same from .npz: True", "the same images after loading: True")),
+    "quality": (
+        ("digits.keras", "--count", "20", "--only", "guidance", "count"),
+        ("guidance  1.25 ", "count  1600 "),
+    ),
     "solver_quality": (
         ("digits.keras", "--out", "quality", "--count", "20", "--evaluations", "5"),
         ("UniPC-3 5 ", "real digits, half to half"),

@@ -22,6 +22,8 @@ MAY_CHANGE = {
     "--data": "it has to be the same data at another place",
     "--checkpoint-every": "",
     "--sample-every": "",
+    "--evaluate-every": "",
+    "--evaluate-features": "",
     "--tensorboard": "",
     "--any-memory": "",
 }

@@ -6,7 +6,7 @@ import time
 
 import keras
 
-from keras_dit import backend, datasets, processes
+from keras_dit import backend, datasets, evaluation, processes
 from keras_dit.cli import common, options, plan, recipe, resume, run_folder, start
 from keras_dit.cli.common import counted
 from keras_dit.cli.progress import TrainingBar
@@ -52,6 +52,7 @@ DEFAULTS = {
     "dtype": "float32",
     "any_memory": False,
     "tensorboard": False,
+    "evaluate_features": "pixels",
 }
 
 
@@ -143,6 +144,10 @@ def _add_folder(group, count):
     seconds = "between two checkpoints, at least; default: 60, and 50 times what one takes"
     add("--checkpoint-every", type=options.amount, metavar="SECONDS", help=seconds)
     add("--sample-every", **{**count, "metavar": "EPOCHS"}, help="images on the way")
+    scored = "score a thousand images on the way; the best checkpoint is then the one nearest to "
+    add("--evaluate-every", **{**count, "metavar": "EPOCHS"}, help=f"{scored}the data")
+    what = f"of these scores: {', '.join(evaluation.FEATURES)}, or a file (default: pixels)"
+    add("--evaluate-features", metavar="WHAT", help=what)
     add(
         "--tensorboard",
         action="store_true",
@@ -246,17 +251,32 @@ def _say(data, model, notes):
     print(f"{model.network.count_params():,} parameters")
 
 
+def _scoring(model, data, settings, bar):
+    """The callback that scores on the way, and its name in the logs; or none."""
+    if not settings.evaluate_every:
+        return [], None
+    evaluation.image_shape(model)  # its error comes before any work
+    features = evaluation.open_features(settings.evaluate_features, data, verbose=True)
+    reference = evaluation.reference(data, features, verbose=True)
+    every = settings.evaluate_every
+    scoring = evaluation.Scoring(reference, features, every, saying=lambda w: bar.bar.saying(w))
+    return [scoring], scoring.monitor
+
+
 def _train(model, data, folder, settings):
+    bar = TrainingBar(data.batch_size, lambda: checkpoint.epoch * len(data) + checkpoint.step)
+    scoring, monitor = _scoring(model, data, settings, bar)
     # Without a checkpoint it begins, so that a run stopped before its first one can go on too.
     checkpoint = Checkpoint(
         folder / "checkpoints",
         settings.checkpoint_every,
         resume=True,
         changes=("batch_size", "flip"),  # those that are named: `resume.settings` sees to it
+        monitor=monitor,
     )
-    bar = TrainingBar(data.batch_size, lambda: checkpoint.epoch * len(data) + checkpoint.step)
     keeper = run_folder.RunFolder(folder, bar, settings.sample_every, data.class_names)
-    callbacks = [bar, run_folder.Log(folder / "log.csv", data.batch_size, checkpoint), keeper]
+    log = run_folder.Log(folder / "log.csv", data.batch_size, checkpoint)
+    callbacks = [bar, *scoring, log, keeper]
     if settings.tensorboard:
         callbacks.append(run_folder.TensorBoard(folder / "tensorboard"))
     try:

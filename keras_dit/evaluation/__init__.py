@@ -1,6 +1,7 @@
 """How good generated images are."""
 
 from keras_dit.evaluation.bootstrap import Interval, confidence_interval
+from keras_dit.evaluation.callback import Scoring
 from keras_dit.evaluation.classes import ClassSums, Spread, inception_score
 from keras_dit.evaluation.features import Features, Network, Pixels
 from keras_dit.evaluation.inception import Inception
@@ -37,6 +38,7 @@ __all__ = [
     "Reference",
     "Report",
     "Score",
+    "Scoring",
     "Spread",
     "Statistics",
     "Stopped",

@@ -18,7 +18,7 @@ from keras_dit.evaluation.scores import frechet_distance_from_moments
 from keras_dit.evaluation.statistics import Statistics
 from keras_dit.registry import Registry
 
-__all__ = ["MEASURES", "Measure", "Score", "interval", "measured"]
+__all__ = ["MEASURES", "Measure", "Score", "interval", "key_of", "measured", "names"]
 
 SUBSETS, SUBSET_SIZE, NEIGHBOUR = 100, 1000, 3
 
@@ -43,7 +43,18 @@ class Score(NamedTuple):
     @property
     def key(self) -> str:
         """The name as a key of JSON or a column: "frechet_distance_of_pixels"."""
-        return self.name.lower().replace(" ", "_")
+        return key_of(self.name)
+
+
+def key_of(name: str) -> str:
+    """The name of a score as a key.
+
+    Example:
+
+    >>> key_of("Frechet distance of pixels")
+    'frechet_distance_of_pixels'
+    """
+    return name.lower().replace(" ", "_")
 
 
 class Measure(NamedTuple):
@@ -104,6 +115,13 @@ MEASURES: Registry = Registry(
 )
 
 
+def names(measure: Measure, features: Features) -> tuple[str, ...]:
+    """What the numbers of a measure are called where they are of these features."""
+    if features.published:
+        return measure.published
+    return tuple(f"{name} of {features.name}" for name in measure.plain)
+
+
 def measured(images: Statistics, reference: Statistics, features: Features) -> list[Score]:
     """Every score that can be had.
 
@@ -118,9 +136,7 @@ def measured(images: Statistics, reference: Statistics, features: Features) -> l
     scores = []
     for measure in MEASURES.values():
         values = measure.function(images, reference) or ()
-        plain = [f"{name} of {features.name}" for name in measure.plain]
-        names = measure.published if features.published else plain
-        for name, value in zip(names, values):
+        for name, value in zip(names(measure, features), values):
             spread = value if isinstance(value, Spread) else Spread(float(value), None)
             scores.append(Score(name, spread.mean, measure.better, spread.std))
     return scores

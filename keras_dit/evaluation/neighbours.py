@@ -17,7 +17,7 @@ from keras_dit.evaluation.scores import flat_features
 
 __all__ = ["PrecisionRecall", "precision_recall"]
 
-CHUNK_ELEMENTS = 2**24  # distances held at once: 128 MiB
+CHUNK_ELEMENTS = 2**22  # distances held at once: 32 MiB
 
 
 class PrecisionRecall(NamedTuple):
@@ -33,8 +33,11 @@ def _squares(points, others) -> Iterator[np.ndarray]:
     rows = max(1, CHUNK_ELEMENTS // len(others))
     for i in range(0, len(points), rows):
         part = points[i : i + rows]
-        squares = np.einsum("nd,nd->n", part, part)[:, None] - 2 * part @ others.T + norms
-        yield np.maximum(squares, 0.0)
+        squares = part @ others.T
+        squares *= -2
+        squares += np.einsum("nd,nd->n", part, part)[:, None]
+        squares += norms
+        yield np.maximum(squares, 0.0, out=squares)
 
 
 def _radii(points, k):

@@ -198,9 +198,13 @@ class _State:
 
 @contextlib.contextmanager
 def _listening() -> Iterator[list[int]]:
-    """While this runs a first Ctrl-C or SIGTERM is noted in the list, and a second one acts."""
+    """While this runs a first Ctrl-C or SIGTERM is noted in the list, and a second one acts.
+
+    Not where somebody listens already, such as the `Checkpoint` of a training.
+    """
     noted: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
+    taken = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    if taken or threading.current_thread() is not threading.main_thread():
         yield noted  # only the main thread may listen
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

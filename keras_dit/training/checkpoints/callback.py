@@ -39,7 +39,8 @@ class Checkpoint(keras.callbacks.Callback):
     A checkpoint holds weights, average, optimizer, the states of all random numbers, the place in
     the data, the loss of the epoch so far, the logs of the epochs before it, and the numbers that
     other callbacks of `fit` keep, such as how long `EarlyStopping` has waited. `best` is the one
-    at the end of an epoch whose val_loss, or else loss, is the lowest of those saved.
+    at the end of an epoch whose val_loss, or else loss, is the lowest of those saved; or what
+    `monitor` names.
 
     Ctrl-C and SIGTERM end the training after the present step, saved; a second one ends it at once.
 
@@ -53,6 +54,9 @@ class Checkpoint(keras.callbacks.Callback):
         changes: what of the data may be otherwise than it was: "batch_size", "flip", "shuffle",
             "seed". The run is then another one from there on. Within an epoch it goes on after the
             images that it has seen, to the nearest batch.
+        monitor: a number in the logs whose lowest value is the best, such as the score of an
+            `evaluation.Scoring` that stands before this callback; every epoch with a new lowest
+            is saved. None: val_loss, or else loss, of the epochs that are saved anyway.
 
     Raises:
         ValueError: if the folder has checkpoints and `resume` is False; in `fit`, if the model or
@@ -62,14 +66,14 @@ class Checkpoint(keras.callbacks.Callback):
         Interrupted: in `fit`, after Ctrl-C or SIGTERM.
     """
 
-    def __init__(self, folder, every=None, keep=3, resume=False, changes=()):
+    def __init__(self, folder, every=None, keep=3, resume=False, changes=(), monitor=None):
         super().__init__()
         if keep < 1:
             raise ValueError(f"keep must be 1 or more. Received: keep={keep}")
         if not (every is None or every >= 0):
             raise ValueError(f"every must be 0 or more seconds. Received: every={every}")
         self.folder, self.every, self.keep, self.resume = pathlib.Path(folder), every, keep, resume
-        self.changes = tuple(changes)
+        self.changes, self.monitor = tuple(changes), monitor
         self.epoch = self.step = self.steps = 0  # epochs done, steps done in the next, in all
         self.rows, self.best, self.data = [], math.inf, {}
         self.others = []  # the other callbacks of the training
@@ -146,7 +150,9 @@ class Checkpoint(keras.callbacks.Callback):
             return {}
         self._saved, _, facts = self._found
         self.epoch, self.step, self.steps = facts["epoch"], facts["step"], facts["steps"]
-        self.rows, self.best = facts["history"], facts["best"]
+        self.rows = facts["history"]
+        if facts.get("monitor") == self.monitor:  # else it is the lowest of something else
+            self.best = facts["best"]
         self._numbers = facts.get("callbacks", [])
         return facts
 
@@ -194,7 +200,8 @@ class Checkpoint(keras.callbacks.Callback):
         self.rows.append({"epoch": epoch, **plain(logs)})
         # The last one now: at the end of `fit` some optimizers put other weights into the model.
         last = epoch + 1 == self.params["epochs"] or self.model.stop_training
-        if self._signal or last or self._is_due(self._epoch_saved_at):
+        better = self.monitor is not None and self._is_better
+        if self._signal or last or better or self._is_due(self._epoch_saved_at):
             self._save_epoch()
 
     def on_train_end(self, logs=None):
@@ -207,11 +214,18 @@ class Checkpoint(keras.callbacks.Callback):
         every = max(60.0, 50 * self._cost) if self.every is None else self.every
         return time.monotonic() - before >= every
 
-    def _save_epoch(self):
+    @property
+    def _score(self):
         row = self.rows[-1] if self.rows else {}
-        score = row.get("val_loss", row.get("loss"))
-        better = isinstance(score, (int, float)) and score < self.best
-        self.best = score if better else self.best
+        return row.get(self.monitor) if self.monitor else row.get("val_loss", row.get("loss"))
+
+    @property
+    def _is_better(self):
+        return isinstance(self._score, (int, float)) and self._score < self.best
+
+    def _save_epoch(self):
+        better = self._is_better
+        self.best = self._score if better else self.best
         self.save(better)
         self._epoch_saved_at = self._saved_at
 
@@ -224,6 +238,7 @@ class Checkpoint(keras.callbacks.Callback):
             "steps": self.steps,
             "history": self.rows,
             "best": self.best,
+            "monitor": self.monitor,
             "data": self.data,
             "callbacks": [(type(c).__name__, _numbers(c)) for c in self.others],
         }
