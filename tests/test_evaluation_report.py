@@ -118,6 +118,26 @@ def test_asked_to_end_it_writes_its_state_and_goes_on(model, digits, tmp_path):
     assert report.to_json() == evaluation.evaluate(model, digits, plan=PLAN).to_json()
 
 
+def test_an_interrupted_batch_is_not_counted(model, digits, monkeypatch):
+    """Of `generate`, which gives estimates then, no image gets into a score."""
+    steps = []
+
+    def interrupt(*_):
+        steps.append(1)
+        if len(steps) == 3:  # the first step of the second batch is done
+            raise KeyboardInterrupt
+
+    generate = model.generate
+
+    def interrupted(**request):
+        return generate(**request, callback=interrupt)
+
+    monkeypatch.setattr(model, "generate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluation.evaluate(model, digits, plan=PLAN)
+    assert len(steps) == 3
+
+
 def test_a_folder_with_other_settings_is_not_gone_on_with(model, digits, tmp_path):
     evaluation.evaluate(model, digits, plan=PLAN, folder=tmp_path)
     other = Plan(num_images=48, steps=3, batch_size=16, seed=3)

@@ -82,7 +82,8 @@ class Scoring(keras.callbacks.Callback):
             return
         with self.saying("scoring") if self.saying else contextlib.nullcontext():
             counts = self.reference.labels
-            made = produced(self.model, self.features, self.plan, label_counts=counts)
+            settings = {"label_counts": counts, "listen": False}
+            made = produced(self.model, self.features, self.plan, **settings)
         self.scores = measures.measured(made, self.reference.statistics, self.features)
         if logs is not None:
             logs.update({score.key: score.value for score in self.scores})

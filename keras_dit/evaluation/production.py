@@ -12,15 +12,14 @@ import json
 import math
 import pathlib
 import signal
-import threading
 import time
-from collections.abc import Iterator
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from keras_dit import draws
+from keras_dit import draws, interrupts
 from keras_dit import images as pixels
 from keras_dit.diffusion import Diffusion
 from keras_dit.evaluation import storage
@@ -37,6 +36,7 @@ from keras_dit.solvers import DDIM, Solver
 __all__ = ["LABELS", "Plan", "Stopped", "as_bytes", "labels_of", "produced"]
 
 SECONDS = 30.0  # between two times that the state is written
+STOPPING = "ending after this batch, which is kept; once more: at once"
 
 
 class Stopped(KeyboardInterrupt):
@@ -196,33 +196,6 @@ class _State:
         return time.monotonic() - self.written > SECONDS
 
 
-@contextlib.contextmanager
-def _listening() -> Iterator[list[int]]:
-    """While this runs a first Ctrl-C or SIGTERM is noted in the list, and a second one acts.
-
-    Not where somebody listens already, such as the `Checkpoint` of a training.
-    """
-    noted: list[int] = []
-    taken = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    if taken or threading.current_thread() is not threading.main_thread():
-        yield noted  # only the main thread may listen
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def listen(number, frame):
-        if noted:
-            raise SystemExit(128 + number)  # not what `generate` answers with estimates
-        noted.append(number)
-
-    for number in before:
-        signal.signal(number, listen)
-    try:
-        yield noted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def produced(
     diffusion: Diffusion,
     features: Features,
@@ -232,6 +205,7 @@ def produced(
     kept: Kept | None = None,
     keep: int = 10_000,
     verbose: bool = False,
+    listen: bool = True,
 ) -> Statistics:
     """Make images and sum up their features.
 
@@ -244,10 +218,12 @@ def produced(
         kept: where the images are kept; None: nowhere.
         keep: features kept of the first images, at most.
         verbose: whether to show a progress bar.
+        listen: whether Ctrl-C and SIGTERM end it after the present batch, when the state is
+            written; a second one acts at once. False: somebody else listens, or nobody.
 
     Raises:
         ValueError: for a model that makes no images, or a folder that holds another run.
-        Stopped: after Ctrl-C or SIGTERM, when the state is written; a second one acts at once.
+        Stopped: after Ctrl-C or SIGTERM.
     """
     count = plan.num_images
     labels = labels_of(plan.labels, diffusion.network.num_classes, count, plan.seed, label_counts)
@@ -261,7 +237,11 @@ def produced(
     bounds = np.linspace(0, count, math.ceil(count / plan.batch_size) + 1).astype(int)
     look = {"desc": "sampling", "unit": " images", "initial": statistics.count}
     first = "compiling" if statistics.count < count else None
-    with _listening() as noted, Bar(total=count, disable=not verbose, first=first, **look) as bar:
+    noted: list[int] = []
+    heard = contextlib.nullcontext()
+    if listen:
+        heard = interrupts.heard((signal.SIGINT, signal.SIGTERM), STOPPING, noted.append)
+    with heard, Bar(total=count, disable=not verbose, first=first, **look) as bar:
         for start, stop in itertools.pairwise(bounds):
             if start < statistics.count:
                 continue
@@ -283,15 +263,20 @@ def produced(
 
 def _batch(diffusion, plan, labels, start, stop):
     """Images `start` to `stop`, uint8 (B, H, W, C)."""
-    made = diffusion.generate(
-        labels=None if labels is None else labels[start:stop],
-        num_images=int(stop - start),
-        steps=plan.steps,
-        solver=plan.solver,
-        guidance=plan.guidance,
-        grid=plan.grid,
-        cache=plan.cache,
-        seed=[plan.seed + i for i in range(start, stop)],
-        batch_size=plan.batch_size,
-    )
+    request = {
+        "labels": None if labels is None else labels[start:stop],
+        "num_images": int(stop - start),
+        "seed": [plan.seed + i for i in range(start, stop)],
+    }
+    names = ("steps", "solver", "guidance", "grid", "cache", "batch_size")
+    settings = {name: getattr(plan, name) for name in names}
+    with warnings.catch_warnings():
+        # Interrupted, `generate` gives estimates and a warning: they must not be counted.
+        warnings.filterwarnings("error", "interrupted: ", UserWarning)
+        try:
+            made = diffusion.generate(**request, **settings)
+        except UserWarning as warning:
+            if not str(warning).startswith("interrupted: "):
+                raise
+            raise KeyboardInterrupt from None
     return as_bytes(made, diffusion.codec)
