@@ -41,6 +41,16 @@ def made(model):
     return images.to_uint8(found)
 
 
+def test_batches_that_do_not_divide_the_number_leave_no_trace(model, made, digits):
+    report = evaluation.evaluate(
+        model, digits, plan=Plan(num_images=25, steps=2, seed=3, batch_size=16)
+    )
+    taken = images.from_uint8(made[:25])
+    real = images.from_uint8(images.to_uint8(datasets.load("digits", limit=200).images))
+    expected = evaluation.frechet_distance(taken, real)
+    assert report["Frechet distance of pixels"] == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.fixture
 def digits():
     """A reference of 200 digits."""

@@ -26,7 +26,7 @@ def trained(callbacks, epochs):
     keras.utils.set_random_seed(0)
     network = keras_dit.DiTModel((8, 8, 1), 4, 8, 1, 2, num_classes=10)
     diffusion = keras_dit.Diffusion(network, ema=0.5)
-    diffusion.compile(keras.optimizers.Adam(0.02))
+    diffusion.compile(keras.optimizers.Adam(0.02), jit_compile=False)
     diffusion.fit(
         DIGITS[:64], LABELS[:64], batch_size=32, epochs=epochs, verbose=0, callbacks=callbacks
     )

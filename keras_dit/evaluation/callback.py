@@ -11,7 +11,6 @@ from keras_dit.evaluation.features import Features, Pixels
 from keras_dit.evaluation.production import Plan, produced
 from keras_dit.evaluation.references import Reference
 from keras_dit.evaluation.report import image_shape
-from keras_dit.guidance import Unguided
 
 __all__ = ["Scoring"]
 
@@ -62,7 +61,7 @@ class Scoring(keras.callbacks.Callback):
             raise ValueError(f"every must be 1 or more epochs. Received: every={every}")
         self.reference, self.features = reference, features or Pixels()
         self.every, self.saying = every, saying
-        self.plan = plan or Plan(num_images=1000, steps=20, guidance=Unguided())
+        self.plan = plan or Plan(num_images=1000, steps=20)
         self.scores: list[measures.Score] = []
 
     @property

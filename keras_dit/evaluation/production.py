@@ -1,13 +1,12 @@
 """Images made for a score, batch by batch, so that a killed run goes on to the same numbers.
 
 Image i has the seed `seed + i` and its label, and depends on nothing else: any part of a set can be
-made again alone. The batches are cut by the number of images alone. What was summed up so far is
+made again alone. What was summed up so far is
 written to the disk about every half minute, with what it was made of.
 """
 
 import contextlib
 import hashlib
-import itertools
 import json
 import math
 import pathlib
@@ -233,8 +232,8 @@ def produced(
         facts["label digest"] = digest_of_arrays([labels])
     state = _State(None if folder is None else folder / "state.npz", facts)
     statistics = state.begun(count, keep)
-    # Cut by the number of images alone, at most two sizes: a run that goes on has the same batches.
-    bounds = np.linspace(0, count, math.ceil(count / plan.batch_size) + 1).astype(int)
+    # Cut by the number of images alone: a run that goes on has the same batches.
+    size = math.ceil(count / math.ceil(count / plan.batch_size))
     look = {"desc": "sampling", "unit": " images", "initial": statistics.count}
     first = "compiling" if statistics.count < count else None
     noted: list[int] = []
@@ -242,10 +241,9 @@ def produced(
     if listen:
         heard = interrupts.heard((signal.SIGINT, signal.SIGTERM), STOPPING, noted.append)
     with heard, Bar(total=count, disable=not verbose, first=first, **look) as bar:
-        for start, stop in itertools.pairwise(bounds):
-            if start < statistics.count:
-                continue
-            made = _batch(diffusion, plan, labels, start, stop)
+        for start in range(statistics.count, count, size):
+            stop = min(start + size, count)
+            made = _batch(diffusion, plan, labels, start, size)[: stop - start]
             statistics.add(features(made))
             if kept is not None:
                 kept.write(start, made)
@@ -261,12 +259,17 @@ def produced(
     return statistics
 
 
-def _batch(diffusion, plan, labels, start, stop):
-    """Images `start` to `stop`, uint8 (B, H, W, C)."""
+def _batch(diffusion, plan, labels, start, size):
+    """So many images from `start` on, uint8 (B, H, W, C).
+
+    The last batch is as large as the others, since one of another size would take another
+    program: what is too much has any label.
+    """
+    places = range(start, start + size)
     request = {
-        "labels": None if labels is None else labels[start:stop],
-        "num_images": int(stop - start),
-        "seed": [plan.seed + i for i in range(start, stop)],
+        "labels": None if labels is None else [labels[i % len(labels)] for i in places],
+        "num_images": size,
+        "seed": [plan.seed + i for i in places],
     }
     names = ("steps", "solver", "guidance", "grid", "cache", "batch_size")
     settings = {name: getattr(plan, name) for name in names}
