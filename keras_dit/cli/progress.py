@@ -6,12 +6,14 @@ from collections.abc import Callable
 import keras
 
 from keras_dit import backend
+from keras_dit.cli.common import counted
 from keras_dit.progress import Bar
 
 __all__ = ["Stopwatch", "TrainingBar"]
 
 # The first step takes minutes on those that write a program for it.
 FIRST = "compiling" if backend.jit_compile_training() else "first step"
+KNOWN, LONG = 5.0, 60.0  # seconds after which a speed is known; of a run that is worth a word
 FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
 
@@ -34,7 +36,8 @@ class Stopwatch:
 class TrainingBar(keras.callbacks.Callback):
     """One bar over all steps of a run: loss, images a second, time left.
 
-    While the first step compiles it says so, and its clock ticks.
+    While the first step compiles it says so, and its clock ticks. As soon as the speed is known, it
+    says once how long a run takes that is no matter of a minute.
 
     Args:
         batch_size: images in a step.
@@ -45,6 +48,7 @@ class TrainingBar(keras.callbacks.Callback):
         super().__init__()
         self.batch_size, self.place = batch_size, place or (lambda: 0)
         self.bar = self.since_first = None
+        self.foretold = False
 
     def on_train_begin(self, logs=None):
         total, done = self.params["epochs"] * self.params["steps"], self.place()
@@ -61,6 +65,17 @@ class TrainingBar(keras.callbacks.Callback):
             self.bar.start_t = self.bar.last_print_t = time.time()
         elif self.bar.n % 10 == 0 or self.bar.n == self.bar.initial + 1:
             self.bar.set_postfix_str(self._words(logs), refresh=False)
+        if not self.foretold and self.since_first.seconds > KNOWN:
+            self._foretell()
+
+    def _foretell(self):
+        self.foretold = True
+        step = self.since_first.seconds / (self.bar.n - self.bar.initial)
+        left = step * (self.bar.total - self.bar.n)
+        if left > LONG:
+            self.bar.write(
+                f"a step takes {_seconds(step)}: {_duration(left)} from here, as it looks"
+            )
 
     def _words(self, logs):
         rate = (self.bar.n - self.bar.initial) * self.batch_size / self.since_first.seconds
@@ -76,3 +91,14 @@ class TrainingBar(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         self.close()
+
+
+def _seconds(step):
+    return f"{step:.1f} s" if step >= 1 else f"{1000 * step:.0f} ms"
+
+
+def _duration(seconds):
+    """About how long, in words."""
+    if seconds >= 5400:
+        return f"about {seconds / 3600:.1f} hours"
+    return f"about {counted(max(1, round(seconds / 60)), 'minute')}"
