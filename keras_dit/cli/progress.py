@@ -98,7 +98,7 @@ def _seconds(step):
 
 
 def _duration(seconds):
-    """About how long, in words."""
+    """How long, in words."""
     if seconds >= 5400:
-        return f"about {seconds / 3600:.1f} hours"
-    return f"about {counted(max(1, round(seconds / 60)), 'minute')}"
+        return f"{seconds / 3600:.1f} hours"
+    return counted(max(1, round(seconds / 60)), "minute")
