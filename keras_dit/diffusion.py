@@ -278,6 +278,23 @@ class Diffusion(keras.Model):
         with self._live.running():
             return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
 
+    def summary(self, line_length=None, positions=None, print_fn=None, **kwargs):
+        """Print the network's layers, their shapes and parameters, and what is kept beside it.
+
+        Args:
+            line_length, positions, print_fn, **kwargs: as for `keras.Model.summary`.
+        """
+        self.network.summary(line_length, positions, print_fn, **kwargs)
+        beside = {"codec": [w for layer in self.codec_layers for w in layer.weights]}
+        if self.average is not None:
+            beside["average of the weights"] = self.average.weights
+        if self.compiled and self.optimizer.built:
+            beside["optimizer"] = self.optimizer.variables
+        for name, variables in beside.items():
+            if variables:
+                count = sum(math.prod(variable.shape) for variable in variables)
+                (print_fn or print)(f" Beside it, {name}: {count:,}")
+
     def call(self, *_, **__):
         raise NotImplementedError(checks.NO_OUTPUT)
 

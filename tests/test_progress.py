@@ -1,9 +1,12 @@
-"""What the bars of fit and generate say."""
+"""What the bars of fit and generate say, and the summary."""
+
+import re
 
 import numpy as np
 import pytest
 from test_diffusion_fit import make
 
+import keras_dit
 from keras_dit import backend
 
 IMAGES = np.zeros((8, 4, 4, 1), "float32")
@@ -29,3 +32,23 @@ def test_the_bar_of_generate_says_what_it_is_for(capsys, verbose, words):
     shown = capsys.readouterr().err
     assert words in shown
     assert ("compiling" in shown) == backend.compiles()
+
+
+def test_the_summary_is_of_the_network_and_counts_the_average_apart():
+    diffusion, lines = make(ema=0.5), []
+    diffusion.train_on_batch(IMAGES, LABELS)
+    diffusion.summary(line_length=79, print_fn=lines.append)
+    shown = "\n".join(lines)
+    assert re.match(r'Model: "dit(_\d+)?"\n', shown)
+    assert "?" not in shown
+    assert "(None, 4, 4, 1)" in shown  # of the last layer
+    network = diffusion.network.count_params()
+    assert f"Total params: {network:,} " in shown
+    assert f"average of the weights: {network + 1:,}" in shown  # and the number of updates
+    assert "optimizer: " in shown
+
+
+def test_the_shape_of_what_a_condition_gives():
+    assert make().network.label.output_shape == (None, 8)
+    caption = keras_dit.conditions.Tokens(6, 4, hidden_size=8)
+    assert caption.output_shape == (None, None, 8)

@@ -90,6 +90,11 @@ class Condition(keras.layers.Layer):
             values = self.drop(values, self.draw(count, self.dropout))
         return self.embed(values)
 
+    @property
+    def output_shape(self):
+        """Of what it adds to the network's context, for `summary`."""
+        return (None, *([None] if self.gives_tokens else []), self.hidden_size)
+
     def draw(self, count: Any, rate: float) -> Any:
         """Which of so many samples lose their value, each with that probability, bool (count,)."""
         return keras.random.uniform((count,), seed=self.seed_generator) < rate

@@ -28,6 +28,11 @@ class Network(keras.Model):
     condition_dropout = 0.0
 
     @property
+    def output_shape(self):
+        """Of the output, for `summary`."""
+        return (None, *self.image_shape[:2], self.output_channels)
+
+    @property
     def label(self):
         """The condition of that name, or None. (Files of 0.1.0 have its weights here.)"""
         return self.conditions.get("label")

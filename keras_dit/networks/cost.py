@@ -48,7 +48,9 @@ def multiply_adds(config: dict) -> int:
 
 def _of_one_block(config):
     """A network of one block, without memory for its weights, and how many blocks it lacks."""
-    network = backend.without_memory(lambda: DiTModel.from_config({**config, "depth": 1}))
+    network = backend.without_memory(
+        lambda: DiTModel.from_config({"name": "cost", **config, "depth": 1})
+    )
     return network, config["depth"] - 1
 
 

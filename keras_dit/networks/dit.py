@@ -87,6 +87,9 @@ class DiTModel(Network):
         **kwargs,
     ):
         # Without autocast t and x arrive as they are: bfloat16 would round t.
+        if type(self) is DiTModel and kwargs.get("name") is None:  # Keras would say di_t_model
+            count = keras.backend.get_uid("dit")
+            kwargs["name"] = "dit" if count == 1 else f"dit_{count - 1}"
         super().__init__(autocast=False, **kwargs)
         config = {
             "patch_size": patch_size,
@@ -170,7 +173,7 @@ class DiTModel(Network):
         self.patches.build((None, *self.image_shape))
         self.time.build((None,))
         for condition in self.conditions.values():
-            condition.build(None)
+            condition.build((None,))
         tokens, context = (None, rows * columns, width), Context((None, width))
         if any(condition.gives_tokens for condition in self.conditions.values()):
             context = Context((None, width), (None, None, width), (None, None))
