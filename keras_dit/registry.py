@@ -1,11 +1,11 @@
 """Things by name: the one place for what a name may be and what a wrong one is told."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["Registry", "nearest_first", "one_of"]
+__all__ = ["Opener", "Openers", "Registry", "nearest_first", "one_of"]
 
 
 def nearest_first(name: Any, names: Iterable[str]) -> list[str]:
@@ -73,3 +73,23 @@ class Registry(dict):
             ValueError: if there is none; it lists the valid names, the nearest first.
         """
         return self[one_of(self.argument, name, self)]
+
+
+class Opener(NamedTuple):
+    """What else a preset may be, beside a name: something that holds weights.
+
+    Attributes:
+        detect: preset -> whether it is such a thing.
+        open: (preset, **overrides) -> what is in it.
+    """
+
+    detect: Callable[[Any], bool]
+    open: Callable[..., Any]
+
+
+class Openers(Registry):
+    """What rooms above can open, for a `from_preset` below that asks each of them."""
+
+    def of(self, preset: Any) -> Callable[..., Any] | None:
+        """What opens a preset that holds weights; None for one that does not."""
+        return next((each.open for each in self.values() if each.detect(preset)), None)

@@ -103,6 +103,16 @@ def test_calling_a_storage_type_is_refused(tmp_path):
         load(path)
 
 
+def test_what_pytorch_lightning_left_in_a_checkpoint_is_read_past(tmp_path):
+    place = "pytorch_lightning.callbacks.model_checkpoint"
+    left = f"(c{place}\nModelCheckpoint\nI7\n".encode().replace(b"I7\n", b"K\x07")
+    found = pytorch.read_zip(zipped(b"}" + left + b"u.", tmp_path / "left.ckpt"))
+    assert found == {pickles.Name(f"{place}.ModelCheckpoint"): 7}
+    path = zipped(f"c{place}\nModelCheckpoint\n)R.".encode(), tmp_path / "evil.ckpt")
+    with pytest.raises(ValueError, match=r"refused: it calls pytorch_lightning.*makes no tensor"):
+        load(path)
+
+
 def tensor_pickle(offset=0, shape=(2,), strides=(1,), length=2, key="0"):
     """A state dict of one tensor whose numbers may lie."""
 

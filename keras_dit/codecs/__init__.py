@@ -2,7 +2,8 @@
 
 from keras_dit.codecs.autoencoder import Autoencoder
 from keras_dit.codecs.autoencoder_kl import AutoencoderKL
+from keras_dit.codecs.autoencoder_tiny import AutoencoderTiny
 from keras_dit.codecs.base import Codec
 from keras_dit.codecs.pixels import Latents, Pixels
 
-__all__ = ["Autoencoder", "AutoencoderKL", "Codec", "Latents", "Pixels"]
+__all__ = ["Autoencoder", "AutoencoderKL", "AutoencoderTiny", "Codec", "Latents", "Pixels"]

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,12 @@ from keras import ops
 
 from keras_dit import backend
 from keras_dit.codecs.base import Codec
+from keras_dit.files import beside
+from keras_dit.registry import Openers
 from keras_dit.serialization import register
+
+# A room above that can open something registers it here; `Autoencoder.from_preset` asks each.
+OPENERS = Openers("opener")
 
 PIXELS = 4 * 256 * 256  # of all images that are decoded at once, at most, or one image
 
@@ -79,6 +85,45 @@ class Autoencoder(Codec):
                 f"latents': none could tell them apart. Received: in_channels={2 * channels}, "
                 f"latent_channels={channels}"
             )
+
+    @classmethod
+    def from_preset(cls, preset, scale=None, shift=None, **overrides):
+        """The codec of a published autoencoder, or of one of your own.
+
+        Of which it is follows from its content: a folder or file of diffusers (AutoencoderKL of
+        Stable Diffusion 1, 2, XL and 3, of Flux; AutoencoderTiny), a file of CompVis's layout,
+        also within a whole Stable Diffusion, or a `.keras` file of a codec or its network. No code
+        in a file is run.
+
+        Args:
+            preset: a file, a folder or `hf://owner/name`.
+            scale, shift: of the latents; None: what the file says. Of one that does not say it,
+                four channels are taken for Stable Diffusion 1's and 2's, others for unscaled, with
+                a warning.
+            **overrides: dtype, a Keras dtype policy; None: float32 where the file asks for it
+                (`force_upcast`), else Keras's. groups of the norms, where the file does not say it
+                and they are not 32.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: for a file that is broken, holds something else, or contradicts an argument.
+
+        Example:
+
+        ```python
+        codec = keras_dit.codecs.Autoencoder.from_preset("hf://stabilityai/sd-vae-ft-ema")
+        ```
+        """
+        return OPENERS.of(preset)(preset, scale=scale, shift=shift, **overrides)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write a `.keras` file, which `from_preset` reads.
+
+        Raises:
+            OSError: if it cannot be written; one that is there then stays.
+        """
+        with beside(path) as new:
+            CodecFile(self).save(new)
 
     def posterior(self, images: Any) -> tuple[Any, Any]:
         """Mean and log variance of images, raw: neither shifted nor scaled.
@@ -196,6 +241,29 @@ class Autoencoder(Codec):
             )
             made = ops.convert_to_numpy(function(values, ops.convert_to_tensor(filled)))
             results[start : start + size] = made[: len(part)]
+
+
+@register
+class CodecFile(keras.Model):
+    """What a `.keras` file of a codec holds: Keras saves models only.
+
+    Args:
+        codec: an `Autoencoder`.
+    """
+
+    def __init__(self, codec: Autoencoder, **kwargs):
+        super().__init__(**kwargs)
+        self.codec = codec
+        self.network = codec.network
+        self.built = True
+
+    def get_config(self):
+        codec = keras.saving.serialize_keras_object(self.codec)
+        return {"name": self.name, "codec": codec}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        return cls(keras.saving.deserialize_keras_object(config["codec"]))
 
 
 def _numbers(name, value, channels):

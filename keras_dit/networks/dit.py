@@ -18,7 +18,7 @@ from keras_dit.layers.parts import copy_part, load_parts, save_part
 from keras_dit.layers.patches import check_image_shape
 from keras_dit.layers.positions import grid_positions
 from keras_dit.networks.base import Network
-from keras_dit.networks.presets import PRESETS, opener, preset_config
+from keras_dit.networks.presets import OPENERS, PRESETS, preset_config
 from keras_dit.serialization import register
 
 
@@ -131,7 +131,7 @@ class DiTModel(Network):
             FileNotFoundError: for a path where nothing is.
             ValueError: for an unknown name, with the valid ones, or a file that is no network.
         """
-        open_weights = None if preset in PRESETS else opener(preset)
+        open_weights = None if preset in PRESETS else OPENERS.of(preset)
         if open_weights:
             return open_weights(preset, **overrides)
         return cls(**{**preset_config(preset), **overrides})

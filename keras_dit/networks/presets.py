@@ -4,10 +4,7 @@ Reference:
     Peebles, Xie: Scalable Diffusion Models with Transformers (2023), table 1.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
-from keras_dit.registry import Registry
+from keras_dit.registry import Openers, Registry
 
 # name: hidden_size, depth, num_heads (table 1 of the paper)
 SIZES = {"s": (384, 12, 6), "b": (768, 12, 12), "l": (1024, 24, 16), "xl": (1152, 28, 16)}
@@ -28,25 +25,8 @@ PRESETS = Registry(
 )
 
 
-class Opener(NamedTuple):
-    """What else a preset may be, beside a size: something that holds weights.
-
-    Attributes:
-        detect: preset -> whether it is such a thing.
-        open: (preset, **overrides) -> the network in it.
-    """
-
-    detect: Callable[[Any], bool]
-    open: Callable[..., Any]
-
-
 # A room above that can open something registers it here; `DiTModel.from_preset` asks each.
-OPENERS = Registry("opener")
-
-
-def opener(preset: Any) -> Callable[..., Any] | None:
-    """What opens a preset that holds weights; None for one that does not."""
-    return next((each.open for each in OPENERS.values() if each.detect(preset)), None)
+OPENERS = Openers("opener")
 
 
 def preset_config(name: str) -> dict[str, int]:

@@ -8,7 +8,7 @@
 A format is one `Format`, in one file, and one line of a registry.
 """
 
-from keras_dit.weights import files, layout
+from keras_dit.weights import autoencoders, files, layout
 from keras_dit.weights.files import Stored
 from keras_dit.weights.format import Format
 from keras_dit.weights.formats import (
@@ -28,6 +28,7 @@ __all__ = [
     "Format",
     "Source",
     "Stored",
+    "autoencoders",
     "export",
     "files",
     "format_of_target",

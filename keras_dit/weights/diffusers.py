@@ -6,21 +6,18 @@ of the time's and the label's embedder. If those copies differ, no single embedd
 """
 
 import functools
-import json
 import pathlib
-import re
 
 import numpy as np
 
 from keras_dit import codecs, predictions, processes, schedules
 from keras_dit.conditions import TimestepEmbedding
-from keras_dit.files import beside
 from keras_dit.layers import AdaLNBlock, LayerNorm, sincos_positions
 from keras_dit.notices import warn
 from keras_dit.weights import facts as travelling
 from keras_dit.weights import files, layout
 from keras_dit.weights import source as sources
-from keras_dit.weights.files import Stored, joined, some
+from keras_dit.weights.files import Stored, folders, joined, some
 from keras_dit.weights.format import Format
 
 _FILE = "diffusion_pytorch_model"
@@ -65,9 +62,9 @@ class Diffusers(Format):
 
     def open(self, path):
         folder = path / "transformer" if (path / "transformer").is_dir() else path
-        config = _json(folder / "config.json")
+        config = folders.read_json(folder / "config.json")
         _check(config, folder)
-        stored, file = _tensors(folder)
+        stored, file = folders.tensors(folder, _FILE)
         tensors = _renamed(stored, config["num_layers"], folder)
         rows = config["sample_size"] // config["patch_size"]
         width = config["num_attention_heads"] * config["attention_head_dim"]
@@ -95,23 +92,9 @@ class Diffusers(Format):
         notes = {} if facts is None else {travelling.NAME: travelling.text(facts)}
         scheduler = _scheduler_config(travelling.process(facts or {}, path))
         files.write(tensors, folder / f"{_FILE}.safetensors", notes)
-        _write_json(folder / "config.json", _foreign_config(network))
+        folders.write_json(folder / "config.json", _foreign_config(network))
         if scheduler:
-            _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
-
-
-def _json(file):
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"no model at {file.parent}: it is no folder of diffusers: no {file.name}"
-        ) from None
-    except ValueError as error:
-        raise ValueError(f"{file} is corrupt: {error}") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{file} is corrupt: it holds a {type(value).__name__}")
-    return value
+            folders.write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
 
 
 def _check(config, folder):
@@ -145,34 +128,6 @@ def _network_config(config, scheduler):
         "time": TimestepEmbedding(frequency_shift=1),
         "block": AdaLNBlock(config["num_attention_heads"], norm=(LayerNorm(), mlp_norm)),
     }
-
-
-def _tensors(folder):
-    """{name: `Stored`} of a folder's one file, and that file; or of its shards, and None."""
-    for suffix in (".safetensors", ".bin"):
-        file = folder / (_FILE + suffix)
-        if file.is_file():
-            return files.read(file), file
-        index = folder / f"{_FILE}{suffix}.index.json"
-        if index.is_file():
-            return _sharded(index), None
-    raise FileNotFoundError(
-        f"{folder} has no {_FILE}.safetensors, nor .bin, nor an index of shards"
-    )
-
-
-def _sharded(index):
-    places = _json(index).get("weight_map")
-    if not isinstance(places, dict):
-        raise ValueError(f"{index} is corrupt: it has no weight_map")
-    for shard in places.values():
-        if not isinstance(shard, str) or not re.fullmatch(r"[\w-][\w.-]*", shard):
-            raise ValueError(f"{index} is refused: it names a file outside of its folder: {shard}")
-    shards = {shard: files.read(index.parent / shard) for shard in sorted({*places.values()})}
-    absent = [name for name, shard in places.items() if name not in shards[shard]]
-    if absent:
-        raise ValueError(f"{index} names tensors that its shards do not hold: {some(absent)}")
-    return {name: shards[shard][name] for name, shard in places.items()}
 
 
 # Names
@@ -259,7 +214,7 @@ def _process_of(root, facts):
 def _scheduler(root):
     """The configuration of the pipeline's scheduler; empty, if there is none."""
     file = root / "scheduler" / "scheduler_config.json"
-    return _json(file) if file.is_file() else {}
+    return folders.read_json(file) if file.is_file() else {}
 
 
 def _process(root, network):
@@ -268,7 +223,7 @@ def _process(root, network):
     if scheduler:
         parts["process"] = _of_scheduler(scheduler, network, root)
     if (root / "vae" / "config.json").is_file():
-        scale = _json(root / "vae" / "config.json").get("scaling_factor", 0.18215)
+        scale = folders.read_json(root / "vae" / "config.json").get("scaling_factor", 0.18215)
         parts["codec"] = codecs.Latents(scale)
     return parts
 
@@ -310,7 +265,7 @@ def _class_names(root, facts):
     if "class_names" in facts:
         return tuple(facts["class_names"])
     index = root / "model_index.json"
-    names = _json(index).get("id2label") if index.is_file() else None
+    names = folders.read_json(index).get("id2label") if index.is_file() else None
     if not isinstance(names, dict) or set(names) != {str(i) for i in range(len(names))}:
         return None
     return tuple(str(names[str(i)]) for i in range(len(names)))
@@ -338,11 +293,6 @@ def _check_export(network):
             f"DiTPipeline of diffusers takes {_PIPELINE_CLASSES} for the class of nothing; that of "
             f"this network is {network.num_classes}: call its transformer, not the pipeline"
         )
-
-
-def _write_json(path, value):
-    with beside(path) as new:
-        new.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _scheduler_config(parts):

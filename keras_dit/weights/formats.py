@@ -5,11 +5,12 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from keras_dit.codecs import Autoencoder, AutoencoderKL, AutoencoderTiny
 from keras_dit.networks import DiTModel
-from keras_dit.networks.presets import OPENERS, Opener
+from keras_dit.networks.presets import OPENERS
 from keras_dit.notices import warn
-from keras_dit.registry import Registry
-from keras_dit.weights import facts, hub
+from keras_dit.registry import Opener, Registry
+from keras_dit.weights import autoencoders, facts, hub
 from keras_dit.weights.diffusers import Diffusers
 from keras_dit.weights.facebook_dit import FacebookDiT
 from keras_dit.weights.format import Format
@@ -127,7 +128,9 @@ def export(
     and `from_preset` find it there.
 
     Args:
-        network: a `DiTModel`. Adapters (LoRA) are merged into its weights, with a warning.
+        network: a `DiTModel`. Adapters (LoRA) are merged into its weights, with a warning. Or an
+            autoencoder, as a codec or alone: for one only `path` and `format` count, a name of
+            `weights.autoencoders.AUTOENCODERS`, such as "diffusers".
         path: "facebook_dit": a file, .safetensors by that suffix, else as .pt. "diffusers": a
             folder.
         format: a name of `FORMATS`.
@@ -148,6 +151,9 @@ def export(
         schedule=diffusion.schedule, prediction=diffusion.prediction)
     ```
     """
+    if isinstance(network, (Autoencoder, AutoencoderKL, AutoencoderTiny)):
+        autoencoders.export(network, path, format)
+        return
     if not isinstance(network, DiTModel):
         raise ValueError(f"network must be a DiTModel. Received: {network!r}")
     chosen = FORMATS.named(format)

@@ -3,7 +3,9 @@
 A pickle is a program for a stack machine, and one of its instructions calls what it names: to
 load a pickle is to trust its author. Here the standard library takes it apart (`pickletools`),
 and of the machine there is only what tensors in dicts need. A name is never looked up: it is
-compared with the four that such files hold, and for each stands a line of this module.
+compared with the four that such files hold, and for each stands a line of this module. A training
+program may have left names of its own in it, as PyTorch Lightning does: they are read past, and
+nothing that is called by them is.
 """
 
 import pickletools
@@ -30,6 +32,7 @@ _NAMES = {
     "argparse Namespace",
     *(f"torch {storage}" for storage in STORAGES),
 }
+_LEFT_BY = ("pytorch_lightning.", "lightning.")  # names that are read past
 _VALUES = {"BINUNICODE", "SHORT_BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
@@ -135,6 +138,9 @@ class _Machine:
         self._top(dict).update(zip(items[::2], items[1::2], strict=True))
 
     def name(self, argument):
+        if argument.startswith(_LEFT_BY):
+            self.stack.append(Name(argument.replace(" ", ".")))
+            return
         if argument not in _NAMES:
             raise RefusedError(f"it asks for {argument.replace(' ', '.')}, which no weights need")
         self.stack.append(Name(argument.partition(" ")[2]))
