@@ -9,6 +9,7 @@ from keras_dit.backend.selection import BACKEND  # isort: skip  # it settles the
 from keras_dit.backend.compiling import (
     compile_inference,
     compiles,
+    jit_compile_convolutions,
     jit_compile_training,
     open_batch,
 )
@@ -46,7 +47,7 @@ from keras_dit.backend.training import (
     move_averages,
     remat,
 )
-from keras_dit.backend.values import compute_values, holding
+from keras_dit.backend.values import compute_values, holding, laid_out
 
 __all__ = [
     "BACKEND",
@@ -68,8 +69,10 @@ __all__ = [
     "group_norm",
     "holding",
     "is_out_of_memory",
+    "jit_compile_convolutions",
     "jit_compile_training",
     "keras_step",
+    "laid_out",
     "layer_norm",
     "layers_of",
     "linear",

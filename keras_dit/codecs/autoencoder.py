@@ -226,11 +226,11 @@ class Autoencoder(Codec):
             with backend.holding(self.network, values):
                 return function(x)
 
-        return backend.compile_inference(with_values)
+        return backend.compile_inference(with_values, backend.jit_compile_convolutions())
 
     def _fill(self, results, function, given, pixels):
         """results[i] = function(given[i]), for images of so many pixels."""
-        values = backend.compute_values(self.network, self.network.weights)
+        values = backend.laid_out(backend.compute_values(self.network, self.network.weights))
         count, most = len(given), max(1, PIXELS // pixels)
         # Batches of one size, the last filled up: one program.
         size = math.ceil(count / math.ceil(count / most)) if count else 1
