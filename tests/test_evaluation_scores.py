@@ -1,6 +1,7 @@
 """Scores of features: equal to torch-fidelity's on the same ones, and laws of their own."""
 
 import pathlib
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -158,6 +159,17 @@ def test_precision_and_recall_in_little_memory_are_the_same(monkeypatch):
     whole = evaluation.precision_recall(REAL, GENERATED)
     monkeypatch.setattr(neighbours, "CHUNK_ELEMENTS", 1000)
     assert evaluation.precision_recall(REAL, GENERATED) == whole
+
+
+def test_precision_and_recall_hold_few_distances_at_once(monkeypatch):
+    """1200 images have 11 MB of distances to each other; a tenth of that is there at most."""
+    monkeypatch.setattr(neighbours, "CHUNK_ELEMENTS", 30_000)
+    features = np.random.default_rng(0).normal(size=(1200, 4))
+    tracemalloc.start()
+    evaluation.precision_recall(features, features + 0.1)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1200**2 * 8 / 10
 
 
 def test_precision_and_recall_refuse_bad_arguments():

@@ -42,7 +42,10 @@ def _squares(points, others) -> Iterator[np.ndarray]:
 
 def _radii(points, k):
     """The squared distance of each point to its k-th neighbour, itself not counted, (N,)."""
-    parts = [np.partition(squares, k, axis=1)[:, k] for squares in _squares(points, points)]
+    parts = []
+    for squares in _squares(points, points):
+        squares.partition(k, axis=1)
+        parts.append(squares[:, k].copy())  # a view would keep all distances
     return np.concatenate(parts)
 
 
