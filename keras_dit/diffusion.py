@@ -75,6 +75,7 @@ class Diffusion(keras.Model):
         parts = {"schedule": schedule, "prediction": prediction, "objective": objective}
         self.process = processes.for_network(network, process, **parts)
         self.codec = checks.instance("codec", codec, Pixels, Codec)
+        self.codec.data_shape(network.image_shape)  # raises where it is not for such a network
         # Where Keras finds them: it looks for layers among the attributes of a model.
         self.codec_layers = [v for v in vars(self.codec).values() if isinstance(v, keras.Layer)]
         for layer in self.codec_layers:

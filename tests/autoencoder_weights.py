@@ -3,10 +3,14 @@
 `goldens/make_autoencoders.py` gives them to diffusers, the tests to keras_dit.
 """
 
+import json
 import math
+import pathlib
 import zlib
 
 import numpy as np
+
+GOLDENS = pathlib.Path(__file__).parent / "goldens" / "autoencoders.npz"
 
 
 def numbers(name, shape):
@@ -27,3 +31,35 @@ def tensor(name, shape):
 def images(shape):
     """Images or latents (B, H, W, C) between -1 and 1."""
     return numbers("images", shape).astype("float32")
+
+
+# What diffusers writes of a family, made anew
+
+
+def said(family, name):
+    """What the goldens say of a family: its config, shapes, or names in CompVis's layout."""
+    with np.load(GOLDENS) as stored:
+        return json.loads(bytes(stored[f"{family}/{name}"]))
+
+
+def state(family):
+    """{name: array} of a family as diffusers names them."""
+    return {name: tensor(name, tuple(shape)) for name, shape in said(family, "shapes").items()}
+
+
+def write(arrays, path):
+    """Write {name: array} as a file of tensors."""
+    from keras_dit.weights import files
+
+    files.write({k: files.Stored(v.shape, lambda v=v: v) for k, v in arrays.items()}, path)
+    return path
+
+
+def folder(family, path, changes=None, arrays=None):
+    """A folder of an autoencoder as diffusers writes it."""
+    path.mkdir(parents=True, exist_ok=True)
+    config = {**said(family, "config"), **(changes or {})}
+    (path / "config.json").write_text(json.dumps(config))
+    arrays = state(family) if arrays is None else arrays
+    write(arrays, path / "diffusion_pytorch_model.safetensors")
+    return path

@@ -1,51 +1,24 @@
 """Laws of keras_dit.weights on autoencoders: they give what diffusers gives, and go back."""
 
 import json
-import pathlib
 import zipfile
 
 import keras
 import numpy as np
 import pytest
 import safetensors.numpy
-from autoencoder_weights import images, tensor
+from autoencoder_weights import GOLDENS, folder, images, said, state, write
 from keras import ops
 
 from keras_dit import backend, weights
 from keras_dit.codecs import Autoencoder, AutoencoderTiny
 from keras_dit.weights import files
 from keras_dit.weights.autoencoders import layout
-from keras_dit.weights.files import Stored
 
-GOLDENS = pathlib.Path(__file__).parent / "goldens"
-STORED = np.load(GOLDENS / "autoencoders.npz")
+STORED = np.load(GOLDENS)
 FAMILIES = sorted({name.partition("/")[0] for name in STORED.files})
 KL = [family for family in FAMILIES if family != "tiny"]
 CONVERTED = [family for family in KL if family != "attention_in_levels"]
-
-
-def said(family, name):
-    return json.loads(bytes(STORED[f"{family}/{name}"]))
-
-
-def state(family):
-    """{name: array} of a family as diffusers names them."""
-    return {name: tensor(name, tuple(shape)) for name, shape in said(family, "shapes").items()}
-
-
-def write(arrays, path):
-    files.write({k: Stored(v.shape, lambda v=v: v) for k, v in arrays.items()}, path)
-    return path
-
-
-def folder(family, path, changes=None, arrays=None):
-    """A folder as diffusers writes it."""
-    path.mkdir(parents=True, exist_ok=True)
-    config = {**said(family, "config"), **(changes or {})}
-    (path / "config.json").write_text(json.dumps(config))
-    arrays = state(family) if arrays is None else arrays
-    write(arrays, path / "diffusion_pytorch_model.safetensors")
-    return path
 
 
 def compvis(family, before=""):

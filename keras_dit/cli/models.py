@@ -10,6 +10,7 @@ import keras
 
 from keras_dit import processes, weights
 from keras_dit.cli import options, recipe
+from keras_dit.codecs import Autoencoder
 from keras_dit.diffusion import Diffusion
 from keras_dit.registry import nearest_first
 from keras_dit.training import checkpoints
@@ -42,11 +43,14 @@ def add_arguments(command) -> None:
     step = "weights of a run's checkpoint: a number of steps, or best"
     add("--checkpoint", metavar="STEP", help=step)
     add("--raw", action="store_true", help="the raw weights, not their average")
+    decoder = "of latents, for a model without one: a folder or file, hf://owner/name"
+    add("--autoencoder", metavar="FILE", help=decoder)
 
 
 def chosen(arguments: argparse.Namespace) -> dict:
     """What `add_arguments` has asked for, as arguments of `load`."""
-    return {name: getattr(arguments, name) for name in ("num_heads", "method", "checkpoint", "raw")}
+    names = ("num_heads", "method", "checkpoint", "raw", "autoencoder")
+    return {name: getattr(arguments, name) for name in names}
 
 
 def load(
@@ -56,6 +60,7 @@ def load(
     method: str | None = None,
     checkpoint: str | None = None,
     raw: bool = False,
+    autoencoder: str | None = None,
 ) -> Model:
     """Open a MODEL.
 
@@ -65,17 +70,19 @@ def load(
         num_heads, method: what weights from elsewhere leave open.
         checkpoint: steps of a checkpoint in the run's folder, or "best"; None: the model's file.
         raw: whether the raw weights are taken, not their average.
+        autoencoder: what `codecs.Autoencoder.from_preset` opens, in the place of the model's codec.
 
     Raises:
-        FileNotFoundError: if there is no such model or checkpoint.
+        FileNotFoundError: if there is no such model, checkpoint or autoencoder.
         ValueError: if the file holds something else.
     """
+    codec = None if autoencoder is None else Autoencoder.from_preset(autoencoder)
     folder = pathlib.Path(path)
     file = _keras_file(folder)
     if file is None:
         if checkpoint is not None or raw:
             raise ValueError(f"--checkpoint and --raw are for runs and .keras files, not {path}")
-        return _foreign(path, num_heads, method)
+        return _foreign(path, num_heads, method, codec)
     if method is not None or num_heads is not None:
         raise ValueError(f"{path} says itself how it was made: leave out --method and --num-heads")
     diffusion, taken = _read(file), ""
@@ -84,9 +91,11 @@ def load(
         checkpoints.load(diffusion, found, *checkpoints.read(found))
         taken = f" of the checkpoint {found.name}"
     if raw or diffusion.average is None:
-        diffusion, taken = _without_average(diffusion), f"the raw weights{taken}"
+        diffusion, taken = _sampling(diffusion, diffusion.network), f"the raw weights{taken}"
     else:
         taken = f"the average of the weights{taken}"
+    if codec is not None:
+        diffusion = _sampling(diffusion, diffusion.sampling_network(), codec)
     return Model(diffusion, diffusion.class_names or _class_names(folder), taken)
 
 
@@ -113,10 +122,11 @@ def _read(file):
     return model
 
 
-def _foreign(path, num_heads, method):
+def _foreign(path, num_heads, method, codec):
     source = weights.open_source(path)
     network = source.network(**({} if num_heads is None else {"num_heads": num_heads}))
     process = {} if method is None else {"process": recipe.process(method, network)}
+    process |= {} if codec is None else {"codec": codec}
     for note in source.notes if method is None else ():
         print(f"{path}: {note}")
     # Nothing trains here, so an average would be a second copy of the weights.
@@ -135,9 +145,10 @@ def _checkpoint(folder, name):
     return known[name]
 
 
-def _without_average(model):
-    parts = {name: getattr(model, name) for name in ("process", "codec", "class_names")}
-    return Diffusion(model.network, **parts, ema=None)
+def _sampling(model, network, codec=None):
+    """A model that samples with this network, and has no average."""
+    parts = {name: getattr(model, name) for name in ("process", "class_names")}
+    return Diffusion(network, **parts, codec=codec or model.codec, ema=None)
 
 
 def _class_names(folder):

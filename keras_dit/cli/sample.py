@@ -15,8 +15,9 @@ HELP = "make images with a trained model"
 EXAMPLE = """\
 MODEL is the folder of a `keras-dit train` or `demo` run, a .keras file, or
 weights from elsewhere: a .pt or .safetensors file of facebookresearch/DiT or
-SiT, a folder of diffusers, hf://owner/name. Latents are saved as .npy and shown
-by their first three channels. Interrupted with Ctrl-C, what there is by then is
+SiT, a folder of diffusers, hf://owner/name. Latents are decoded by the model's
+autoencoder or --autoencoder; without one they are saved as .npy and shown by
+their first three channels. Interrupted with Ctrl-C, what there is by then is
 written.
 
 examples, of the folder that the demo makes:
@@ -25,7 +26,9 @@ examples, of the folder that the demo makes:
   keras-dit sample demo --labels 3,3,3,7 --seed 1,2,3,4 --out digits/
 examples with models of your own:
   keras-dit sample runs/photos --labels cat,dog --checkpoint best
-  keras-dit sample DiT-XL-2-256x256.pt --labels 207,360 --solver ddpm"""
+  keras-dit sample hf://facebook/DiT-XL-2-256 --labels "golden retriever"
+  keras-dit sample DiT-XL-2-256x256.pt --labels 207,360 \\
+    --autoencoder hf://stabilityai/sd-vae-ft-ema"""
 
 FRAMES = 50  # of a trajectory, at most
 
@@ -189,16 +192,28 @@ def _labels(text, classes, names, option="--labels"):
 
 
 def _label(part, classes, names, option):
-    if names and part in names:
-        return names.index(part)
+    found = _named(part, names or ())
+    if len(found) == 1:
+        return found[0]
     if part.isdecimal() and int(part) < classes:
         return int(part)
+    if found:
+        numbers = " and ".join(map(str, found))
+        raise ValueError(f"{option}: give a number, {numbers} are both called {part!r}")
     allowed = f"a class of 0 ... {classes - 1}"
     if names:
         nearest = nearest_first(part, names)
         more = ", ..." if len(nearest) > 10 else ""
         allowed += f", or one of {', '.join(nearest[:10])}{more}"
     raise ValueError(f"{option}: must be {allowed}. Received: {part!r}")
+
+
+def _named(part, names):
+    """The classes of that name, or with it among their names, as in "tench, Tinca tinca"."""
+    whole = [i for i, name in enumerate(names) if name == part]
+    return whole or [
+        i for i, name in enumerate(names) if part in (one.strip() for one in name.split(","))
+    ]
 
 
 def _write(out, made, model, labels, names):

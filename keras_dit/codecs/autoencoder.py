@@ -22,7 +22,9 @@ import numpy as np
 from keras import ops
 
 from keras_dit import backend
+from keras_dit.codecs.autoencoder_kl import check_size
 from keras_dit.codecs.base import Codec
+from keras_dit.codecs.tiles import Tiling
 from keras_dit.files import beside
 from keras_dit.registry import Openers
 from keras_dit.serialization import register
@@ -46,6 +48,10 @@ class Autoencoder(Codec):
             `encode` and `decode` and their attributes in_channels, latent_channels and factor.
             It is not trained by what it is a codec of.
         scale, shift: numbers, or one for each channel of the latents: 1/std and mean.
+        tile_size: side in pixels; larger images are encoded (by `posteriors`) and decoded in tiles
+            of that size, each a quarter over the next, which bounds memory. Norms and attention
+            look at a tile alone then, so that what comes out differs a little from that of the
+            whole. None: none are.
 
     Raises:
         ValueError: for a scale or shift that makes no sense, or a network whose images and
@@ -63,6 +69,7 @@ class Autoencoder(Codec):
     network: keras.Layer
     scale: float | Sequence[float] = 1.0
     shift: float | Sequence[float] = 0.0
+    tile_size: int | None = 1024
     low, high = -1.0, 1.0
     example = "codecs.Autoencoder(network)"
 
@@ -79,6 +86,11 @@ class Autoencoder(Codec):
             object.__setattr__(self, name, _numbers(name, getattr(self, name), channels))
         if 0.0 in np.atleast_1d(self.scale):
             raise ValueError(f"scale must not be 0. Received: scale={self.scale}")
+        factor = self.network.factor
+        if self.tile_size is not None and self.tile_size < factor:
+            raise ValueError(
+                f"tile_size must be None or at least {factor}. Received: tile_size={self.tile_size}"
+            )
         if self.network.in_channels == 2 * channels:
             raise ValueError(
                 "images must not have as many channels as a posterior, two for each of the "
@@ -173,19 +185,25 @@ class Autoencoder(Codec):
             them.
         """
         images = np.asarray(images, "float32")
-        height, width, channels = self.sample_shape(images.shape[1:])
-        made = np.empty((len(images), height, width, 2 * channels), "float32")
-        self._fill(made, self._encoder, images, images.shape[1] * images.shape[2])
-        return made
+        check_size(images, self.network)
+        shape = self.sample_shape(images.shape[1:])
+        made = np.empty((len(images), *shape[:2], 2 * shape[2]), "float32")
+        return self._through(self._encoder, images, made, shape)
 
     def decode(self, samples):
+        shape = samples.shape[1:]
+        images = np.empty((len(samples), *self.data_shape(shape)), "float32")
         latents = np.asarray(samples, "float32") / _row(self.scale) + _row(self.shift)
-        images = np.empty((len(latents), *self.data_shape(latents.shape[1:])), "float32")
-        self._fill(images, self._decoder, latents, images.shape[1] * images.shape[2])
+        self._through(self._decoder, latents, images, shape)
         return np.clip(images, self.low, self.high, out=images)
 
     def data_shape(self, sample_shape):
-        height, width, _ = sample_shape
+        height, width, channels = sample_shape
+        if channels != self.network.latent_channels:
+            raise ValueError(
+                f"the autoencoder's latents have {self.network.latent_channels} channels, and the "
+                f"network is for {channels}. Received: sample_shape={sample_shape}"
+            )
         factor = self.network.factor
         return height * factor, width * factor, self.network.in_channels
 
@@ -227,6 +245,33 @@ class Autoencoder(Codec):
                 return function(x)
 
         return backend.compile_inference(with_values, backend.jit_compile_convolutions())
+
+    def _through(self, function, given, results, sample_shape):
+        """results[i] = function(given[i]), large ones in tiles.
+
+        Args:
+            function: the encoder or the decoder.
+            given, results: images and latents, or the other way round.
+            sample_shape: of the latents.
+        """
+        height, width, _ = sample_shape
+        factor = self.network.factor
+        tile = max(height, width)
+        if self.tile_size is not None:
+            tile = max(1, min(tile, self.tile_size // factor))
+        pixels = min(height, tile) * min(width, tile) * factor**2
+        if tile >= max(height, width):
+            self._fill(results, function, given, pixels)
+            return results
+        tiling = Tiling(height, width, tile)
+        units = [array.shape[1] // height for array in (given, results)]
+        for image, result in zip(given, results):
+            cut = tiling.cut(image, units[0])
+            shape = (part.shape[1] * units[1] // units[0] for part in (cut, cut.swapaxes(1, 2)))
+            made = np.empty((len(cut), *shape, results.shape[-1]), "float32")
+            self._fill(made, function, cut, pixels)
+            result[:] = tiling.joined(made, units[1])
+        return results
 
     def _fill(self, results, function, given, pixels):
         """results[i] = function(given[i]), for images of so many pixels."""

@@ -14,13 +14,14 @@ from keras_dit import codecs, predictions, processes, schedules
 from keras_dit.conditions import TimestepEmbedding
 from keras_dit.layers import AdaLNBlock, LayerNorm, sincos_positions
 from keras_dit.notices import warn
+from keras_dit.weights import autoencoders, files, layout
 from keras_dit.weights import facts as travelling
-from keras_dit.weights import files, layout
 from keras_dit.weights import source as sources
 from keras_dit.weights.files import Stored, folders, joined, some
 from keras_dit.weights.format import Format
 
 _FILE = "diffusion_pytorch_model"
+AUTOENCODER = "vae"  # its folder in that of a pipeline
 _CLASSES = ("DiTTransformer2DModel", "Transformer2DModel")
 _FIXED = {
     "activation_fn": "gelu-approximate",
@@ -53,9 +54,10 @@ class Diffusers(Format):
         f"{_FILE}*",
         "transformer/*",
         "scheduler/scheduler_config.json",
-        "vae/config.json",
+        "vae/*",
     )
     keeps_facts = True
+    autoencoder = AUTOENCODER
 
     def detect(self, path):
         return path.is_dir()
@@ -205,7 +207,7 @@ def _renamed(tensors, depth, folder):
 def _process_of(root, facts):
     """(network -> arguments of `Diffusion`, notes): by the facts, the scheduler, or as DiT's."""
     if facts.get("process"):
-        return lambda network: travelling.process(facts, root), ()
+        return lambda network: {**_codec(root), **travelling.process(facts, root)}, ()
     notes = () if _scheduler(root) else (
         "no scheduler in it says how it was trained: taken for DiT's DDPM",)  # fmt: skip
     return functools.partial(_process, root), notes
@@ -222,10 +224,18 @@ def _process(root, network):
     parts, scheduler = sources.dit(network), _scheduler(root)
     if scheduler:
         parts["process"] = _of_scheduler(scheduler, network, root)
-    if (root / "vae" / "config.json").is_file():
-        scale = folders.read_json(root / "vae" / "config.json").get("scaling_factor", 0.18215)
-        parts["codec"] = codecs.Latents(scale)
-    return parts
+    return {**parts, **_codec(root)}
+
+
+def _codec(root):
+    """The pipeline's autoencoder as a codec; of one without weights the scale is all there is."""
+    folder = root / AUTOENCODER
+    if not (folder / "config.json").is_file():
+        return {}
+    if any(folder.glob(f"{_FILE}.*")):
+        return {"codec": autoencoders.load(folder)}
+    scale = folders.read_json(folder / "config.json").get("scaling_factor", 0.18215)
+    return {"codec": codecs.Latents(scale)}
 
 
 def _of_scheduler(config, network, root):

@@ -21,6 +21,8 @@ class Format:
             with a suffix writes it.
         hub_patterns: which files of a repository on the Hugging Face Hub belong to it.
         keeps_facts: whether `export` takes `facts` and `open` gives them back.
+        autoencoder: the folder below that of a network in which `open` looks for an autoencoder of
+            diffusers; None: it knows none.
 
     Example:
 
@@ -48,6 +50,7 @@ class Format:
     suffixes: tuple[str, ...] = ()
     hub_patterns: tuple[str, ...] = ()
     keeps_facts: bool = False
+    autoencoder: str | None = None
 
     def detect(self, path: pathlib.Path) -> bool:
         """Whether an existing file or folder looks like this format; `open` says what is wrong."""

@@ -136,8 +136,8 @@ def export(
         format: a name of `FORMATS`.
         class_names: names of the classes, in their order.
         **process: arguments of `Diffusion` that belong to these weights: process, or schedule,
-            prediction, objective; codec. What is not of numbers and text alone, such as a codec
-            with a network of its own, stays behind with a warning.
+            prediction, objective; codec. An autoencoder joins the folder of "diffusers". What is
+            else not of numbers and text alone stays behind with a warning.
 
     Raises:
         ValueError: for an unknown format or a network that it cannot hold.
@@ -158,6 +158,10 @@ def export(
         raise ValueError(f"network must be a DiTModel. Received: {network!r}")
     chosen = FORMATS.named(format)
     chosen.check(path)
+    codec = process.get("codec")
+    if chosen.autoencoder and isinstance(codec, Autoencoder):
+        process = {name: part for name, part in process.items() if part is not codec}
+        autoencoders.export(codec, pathlib.Path(path) / chosen.autoencoder)
     if chosen.keeps_facts:
         chosen.export(network, path, facts.of(network, process, class_names))
         return

@@ -1,5 +1,6 @@
 """A .keras file of this package: of a codec (`Autoencoder.save`), or of an autoencoder alone."""
 
+import dataclasses
 import zipfile
 
 import keras
@@ -61,4 +62,4 @@ class KerasSource:
             warn(f"{self.path} {UNSCALED}")
         own = self._codec
         scale, shift = own.scale if scale is None else scale, own.shift if shift is None else shift
-        return Autoencoder(own.network, scale, shift)
+        return dataclasses.replace(own, scale=scale, shift=shift)
