@@ -19,6 +19,7 @@ from keras_dit.backend.devices import (
     is_out_of_memory,
     peak_memory,
     reuse_freed_memory,
+    step_memory,
     synchronize,
 )
 from keras_dit.backend.keras_layers import call_layer, layers_of, saved_policy, without_memory
@@ -89,6 +90,7 @@ __all__ = [
     "reuse_freed_memory",
     "rms_norm",
     "saved_policy",
+    "step_memory",
     "synchronize",
     "without_memory",
 ]

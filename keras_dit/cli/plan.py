@@ -18,7 +18,6 @@ SIZE = {"hidden_size": 128, "depth": 4, "num_heads": 4}  # where neither preset 
 MOST_TOKENS = 256  # of an image, where the patch is chosen
 IMAGES_SEEN, EPOCHS = 300_000, (5, 500)  # over the whole run; how many epochs that may be
 LARGE, SMALL = 32, 8  # batches at which less memory is sought by remat, and given up
-PROGRAM = 0.6e9  # bytes that a backend takes for itself while it compiles
 SHARE = 0.8  # of the memory that is free
 
 
@@ -85,7 +84,7 @@ def _memory(settings, data):
     settings.remat = bool(settings.remat)
 
     def takes():
-        return PROGRAM + training_memory(config(settings, data), batch)
+        return backend.step_memory().program + training_memory(config(settings, data), batch)
 
     def too_much():
         return not settings.any_memory and free is not None and takes() > SHARE * free
