@@ -23,6 +23,7 @@ SOLVERS = {
     "UniPC-2": solvers.UniPC(2),
     "Heun": solvers.Heun(),
 }
+LOADERS = {"digits": datasets.load_digits, "fashion-mnist": datasets.load_fashion_mnist}
 CELLS = [
     (scale, seed, steps, name)
     for seed in (1, 2)
@@ -35,13 +36,13 @@ CELLS = [
 def main():
     """Measure what the file does not have."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", help="what it was trained on, such as digits")
+    parser.add_argument("data", choices=LOADERS, help="what it was trained on")
     parser.add_argument("model", help="a .keras file")
     parser.add_argument("out", type=pathlib.Path, help="a .csv file")
     parser.add_argument("--count", type=int, default=1000, help="images for each number")
     arguments = parser.parse_args()
-    data = datasets.load(arguments.data)
-    real, labels = data.images[:10_000], data.labels[: arguments.count]
+    images, labels = LOADERS[arguments.data]()
+    real, labels = images[:10_000], labels[: arguments.count]
     model = keras.saving.load_model(arguments.model)
     done = set()
     if arguments.out.exists():
