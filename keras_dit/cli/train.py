@@ -255,7 +255,11 @@ def _scoring(model, data, settings, bar):
     """The callback that scores on the way, and its name in the logs; or none."""
     if not settings.evaluate_every:
         return [], None
-    evaluation.image_shape(model)  # its error comes before any work
+    if evaluation.image_shape(model) != tuple(data.input_shape):
+        raise ValueError(
+            "--evaluate-every compares images with the data, which are latents: leave it out, and "
+            "score the run with keras-dit evaluate"
+        )
     features = evaluation.open_features(settings.evaluate_features, data, verbose=True)
     reference = evaluation.reference(data, features, verbose=True)
     every = settings.evaluate_every

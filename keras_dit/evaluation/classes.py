@@ -21,7 +21,7 @@ class Spread(NamedTuple):
     """A score that is a mean over parts of a set, with the standard deviation over them."""
 
     mean: float
-    std: float
+    std: float | None
 
 
 class ClassSums:

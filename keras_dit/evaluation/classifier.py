@@ -63,7 +63,7 @@ def trained(data: ImageBatches, seed: int = 0, verbose: bool = False) -> keras.M
     Raises:
         ValueError: for images without labels, or with sides of more than 64 pixels.
     """
-    if data.labels is None:
+    if data.labels is None or data.num_classes is None:
         raise ValueError("the features classifier need a reference that has labels")
     if max(data.input_shape[:2]) > LARGEST:
         raise ValueError(
@@ -72,7 +72,7 @@ def trained(data: ImageBatches, seed: int = 0, verbose: bool = False) -> keras.M
         )
     batches = ImageBatches(
         data.images,
-        data.labels,
+        data.labels.tolist(),
         min(BATCH, len(data.images)),
         seed=seed,
         class_names=data.class_names,

@@ -128,8 +128,9 @@ class Network(Features):
         return found if isinstance(found, dict) else {"pool": found}
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        values, parts = (), []
-        if self._is_layer:
+        values: list[Any] = []
+        parts = []
+        if isinstance(self.network, keras.layers.Layer):
             values = backend.compute_values(self.network, self.network.weights)
         for i in range(0, len(images), self.batch_size):
             batch = images[i : i + self.batch_size]

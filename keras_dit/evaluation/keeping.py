@@ -10,7 +10,7 @@ import os
 import pathlib
 import shutil
 import zipfile
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +34,7 @@ class Kept(abc.ABC):
         """Bring what was written to the disk."""
 
     @abc.abstractmethod
-    def finish(self, labels: Sequence[int] | None) -> None:
+    def finish(self, labels: Any) -> None:
         """All images are there."""
 
 
@@ -55,7 +55,7 @@ class Folder(Kept):
     def flush(self) -> None:
         """Nothing: each file is whole already."""
 
-    def finish(self, labels: Sequence[int] | None) -> None:
+    def finish(self, labels: Any) -> None:
         """Nothing: all files are there."""
 
 
@@ -92,7 +92,7 @@ class Batch(Kept):
     def flush(self) -> None:
         self._open().flush()
 
-    def finish(self, labels: Sequence[int] | None) -> None:
+    def finish(self, labels: Any) -> None:
         if self.path.is_file() and not self.part.is_file():
             return  # done by a run before
         self.flush()
@@ -121,7 +121,7 @@ def kept(path: str | os.PathLike, shape: tuple[int, ...]) -> Kept:
     return Folder(place)
 
 
-def save_batch(path: str | os.PathLike, images: np.ndarray, labels: Sequence[int] | None) -> None:
+def save_batch(path: str | os.PathLike, images: np.ndarray, labels: Any) -> None:
     """Write images, uint8 (N, H, W, C), in ADM's format at once."""
     batch = Batch(path, images.shape)
     batch.write(0, images)

@@ -156,10 +156,12 @@ def as_bytes(images: np.ndarray, codec: Any) -> np.ndarray:
 
 
 def model_digest(diffusion: Diffusion) -> str:
-    """SHA-256 of the weights that `generate` uses, and of the process."""
-    weights = digest_of_arrays(diffusion.denoiser().values)
-    process = f"{weights} {diffusion.process}"
-    return hashlib.sha256(process.encode()).hexdigest()
+    """SHA-256 of all that makes an image: the averaged weights, the process and the codec."""
+    codec = diffusion.codec
+    values = [*diffusion.denoiser().values, *(w for c in diffusion.codec_layers for w in c.weights)]
+    plain = {n: v for n, v in codec.get_config().items() if isinstance(v, (int, float, str, tuple))}
+    parts = [digest_of_arrays(values), diffusion.process, type(codec).__name__, plain]
+    return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
 
 
 class _State:
@@ -237,7 +239,7 @@ def produced(
     look = {"desc": "sampling", "unit": " images", "initial": statistics.count}
     first = "compiling" if statistics.count < count else None
     noted: list[int] = []
-    heard = contextlib.nullcontext()
+    heard: contextlib.AbstractContextManager = contextlib.nullcontext()
     if listen:
         heard = interrupts.heard((signal.SIGINT, signal.SIGTERM), STOPPING, noted.append)
     with heard, Bar(total=count, disable=not verbose, first=first, **look) as bar:

@@ -79,7 +79,11 @@ def published(path: str | os.PathLike, features: Features) -> Reference:
     arrays = storage.read_arrays(path)
     images = arrays.get("arr_0")
     statistics = Statistics(0 if images is None else len(images))
-    facts = {"source": str(path), "sha256": storage.sha256_of(path), "moments": "as published"}
+    facts: dict[str, Any] = {
+        "source": str(path),
+        "sha256": storage.sha256_of(path),
+        "moments": "as published",
+    }
     if images is not None:
         for i in range(0, len(images), 64):
             statistics.add(features(np.ascontiguousarray(images[i : i + 64])))
@@ -166,8 +170,9 @@ def summed(data: ImageBatches, features: Features, keep: int, verbose: bool = Fa
     return statistics
 
 
-def facts_of(data):
-    images, height, width, channels = data.images, *data.input_shape
+def facts_of(data: ImageBatches) -> dict:
+    """What a data set is made of: how many images, of which size, and a digest of them."""
+    images, (height, width, channels) = data.images, data.input_shape
     facts = {"images": len(images), "size": f"{height}x{width}x{channels}"}
     if not isinstance(images, ImageFiles):
         array = np.asarray(images)

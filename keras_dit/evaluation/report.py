@@ -203,8 +203,10 @@ def evaluate(
     shape = image_shape(diffusion)
     _check_count(plan.num_images)
     if not isinstance(reference, Reference):
-        size = {"image_size": shape[:2], "channels": shape[2]}
-        reference = references.reference(reference, features, verbose=verbose, **size)
+        height, width, channels = shape
+        reference = references.reference(
+            reference, features, (height, width), channels, verbose=verbose
+        )
     statistics = produced(
         diffusion,
         features,
@@ -257,11 +259,14 @@ def compare(
         ValueError: for sets of images of different sizes.
     """
     features = features or Pixels()
-    size = {"image_size": image_size, "channels": channels, "verbose": verbose}
-    if bootstrap:
-        size["keep"] = 10**9
-    a, b = (
-        s if isinstance(s, Reference) else references.reference(s, features, **size)
-        for s in (images, reference)
-    )
+    keep = 10**9 if bootstrap else 10_000
+
+    def summed(source):
+        if isinstance(source, Reference):
+            return source
+        return references.reference(
+            source, features, image_size, channels, keep=keep, verbose=verbose
+        )
+
+    a, b = summed(images), summed(reference)
     return reported(a.statistics, b, features, {"images": a.facts}, bootstrap)
