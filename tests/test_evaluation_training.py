@@ -72,3 +72,11 @@ def test_the_command_scores_on_the_way(tmp_path):
     assert [bool(row[KEY]) for row in rows] == [False, True, True]
     best = checkpoints.read(tmp_path / "run" / "checkpoints" / "best.safetensors")[1]
     assert best["best"] == min(float(row[KEY]) for row in rows[1:])
+
+
+def test_latents_are_refused_before_the_training(tmp_path, capsys):
+    np.save(tmp_path / "latents.npy", np.random.default_rng(0).uniform(-1, 1, (40, 8, 8, 4)))
+    run = ["train", "--data", str(tmp_path / "latents.npy"), "--run", str(tmp_path / "run")]
+    run += ["--evaluate-every", "1", "--hidden-size", "8", "--depth", "1", "--num-heads", "2"]
+    assert main(run) == 2
+    assert "scores are of images: these are latents" in capsys.readouterr().err
