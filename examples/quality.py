@@ -35,7 +35,13 @@ STEPS = (3, 5, 10, 20, 50)
 SOLVERS = {"DDIM": solvers.DDIM(), "DPM-Solver++ 2M": solvers.DPMSolverPP2M(),
            "Heun": solvers.Heun()}  # fmt: skip
 COUNTS = (100, 200, 400, 800, 1600)
-EXPERIMENTS = ("patch", "size", "guidance", "solver", "count")
+EXPERIMENTS = {
+    "patch": "patch size, trained for equal time",
+    "size": "width x depth, trained for equal time",
+    "guidance": "scale of guidance",
+    "solver": "steps",
+    "count": "1 / number of images",
+}
 GOOD = {"steps": 20, "solver": solvers.DPMSolverPP2M()}
 COLUMNS = ("experiment", "setting", "value", "distance", "std", "precision", "recall",
            "epochs", "training images/s", "sampling images/s", "memory GB")  # fmt: skip
@@ -171,37 +177,54 @@ class Laboratory:
             self.add("count", "", n, distance=float(np.mean(parts)), std=float(np.std(parts)))
 
 
+def points_of(name, rows):
+    """{setting: points (x, distance)} of an experiment; the number of images as its inverse."""
+    lines = {}
+    for row in rows:
+        if row["experiment"] == name:
+            x = row["value"] if name in ("patch", "size") else float(row["value"])
+            point = (1 / x if name == "count" else x, float(row["distance"]))
+            lines.setdefault(row["setting"], []).append(point)
+    return lines
+
+
 def plot(rows, file):
-    """A panel for each experiment, and all networks with their speed in one."""
+    """A panel for each experiment, and everything with its speed in one."""
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figure, axes = pyplot.subplots(2, 3, figsize=(13, 7), layout="constrained")
-    for place, name in zip(axes.flat, EXPERIMENTS):
-        of_it = [row for row in rows if row["experiment"] == name]
-        for setting in dict.fromkeys(row["setting"] for row in of_it):
-            points = [(r["value"], float(r["distance"])) for r in of_it if r["setting"] == setting]
-            if name in ("guidance", "solver", "count"):
-                points = [(float(value), distance) for value, distance in points]
+    for place, (name, label) in zip(axes.flat, EXPERIMENTS.items()):
+        lines = points_of(name, rows)
+        for setting, points in lines.items():
             place.plot(*zip(*points), marker="o", markersize=4, label=setting or None)
-        if any(row["setting"] for row in of_it):
+        if any(lines):
             place.legend(fontsize=8)
-        if name in ("solver", "count"):
-            place.set(xscale="log", yscale="log")
-        place.set(xlabel=name, ylabel="Fréchet distance")
+        place.set(xlabel=label, ylabel="Fréchet distance")
+        if name == "count":
+            place.set(xlim=0)
+            continue
+        place.set(yscale="log")
+        if name == "solver":
+            place.set(xscale="log")
+            place.set_xticks(STEPS, map(str, STEPS))
     speed = axes.flat[5]
-    for name in ("patch", "size", "guidance", "solver"):
-        of_it = [row for row in rows if row["experiment"] == name]
+    for name in EXPERIMENTS:
+        of_it = [row for row in rows if row["experiment"] == name and row["sampling images/s"]]
         points = [(float(r["sampling images/s"]), float(r["distance"])) for r in of_it]
         if points:
             speed.plot(*zip(*points), "o", markersize=4, label=name)
-    speed.set(xscale="log", yscale="log", xlabel="images a second", ylabel="Fréchet distance")
+    speed.set(yscale="log", xlabel="images a second", ylabel="Fréchet distance")
     speed.legend(fontsize=8)
     for place in axes.flat:
         place.grid(alpha=0.3)
-    figure.savefig(file, dpi=90)
+        place.minorticks_off()
+        if place.get_yscale() == "log":
+            place.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+            place.yaxis.set_major_formatter(ticker.ScalarFormatter())
+    figure.savefig(file, dpi=80)
 
 
 def main():
@@ -212,7 +235,7 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("quality"))
     parser.add_argument("--count", type=int, default=2000, help="images for each point")
     parser.add_argument("--seconds", type=float, default=60.0, help="of training, a network")
-    parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=EXPERIMENTS)
+    parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=[*EXPERIMENTS])
     arguments = parser.parse_args()
     laboratory = Laboratory(arguments)
     laboratory.model = keras.saving.load_model(arguments.model)

@@ -119,7 +119,7 @@ def plot(path: pathlib.Path, rows: Sequence[dict], first: dict, score: Any) -> p
         lines.setdefault(label, []).append((row[across], row[score.key]))
     for label, points in lines.items():
         axes.plot(*zip(*sorted(points)), marker="o", markersize=4, label=label or None)
-    axes.set(xlabel=across, ylabel=f"{score.name} ({score.better} is better)")
+    axes.set(xlabel=across, ylabel=f"{score.name}\n({score.better} is better)")
     axes.grid(alpha=0.3)
     if len(lines) > 1:
         axes.legend(fontsize=8)
