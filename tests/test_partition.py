@@ -52,6 +52,23 @@ TREES = [
 ]
 
 
+def scaled_by(k, other=None):
+    """A function made anew at each call."""
+    return Nested(lambda t: k * t if other is None else k)
+
+
+def test_a_function_made_anew_of_the_same_values_has_the_same_form():
+    things = [1], [1]
+    form, numbers = partition(scaled_by(2.0))
+    assert partition(scaled_by(2.0))[0] == form
+    assert hash(partition(scaled_by(2.0))[0]) == hash(form)
+    assert combine(form, numbers).inner(3.0) == 6.0
+    for k, other in ((3.0, None), (2, None), (2.0, things[0])):
+        assert partition(scaled_by(k, other))[0] != form
+    assert partition(scaled_by(2.0, things[0]))[0] == partition(scaled_by(2.0, things[0]))[0]
+    assert partition(scaled_by(2.0, things[0]))[0] != partition(scaled_by(2.0, things[1]))[0]
+
+
 @pytest.mark.parametrize("tree", TREES, ids=str)
 def test_form_and_numbers_are_the_tree_again(tree):
     form, numbers = partition(tree)

@@ -8,6 +8,7 @@ Reference:
 """
 
 import dataclasses
+import types
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -31,6 +32,32 @@ class _Static(NamedTuple):
 
     kind: type
     value: Hashable
+
+
+class _Function:
+    """A function of Python: one that is made anew of the same code and values is the same.
+
+    So a lambda in an argument needs no other program at each call.
+    """
+
+    def __init__(self, function):
+        self.function = function
+        try:
+            cells = [cell.cell_contents for cell in function.__closure__ or ()]
+        except ValueError:  # one that is empty yet
+            cells = [function]
+        beside = [function.__kwdefaults__, vars(function) or None]
+        held = [*cells, *(function.__defaults__ or ()), *beside]
+        # Whatever is no plain value counts by its identity; the function keeps it alive.
+        plain = (int, float, str, bool, type(None))
+        values = [(type(x), x if isinstance(x, plain) else id(x)) for x in held]
+        self.facts = function.__code__, id(function.__globals__), tuple(values)
+
+    def __eq__(self, other):
+        return isinstance(other, _Function) and self.facts == other.facts
+
+    def __hash__(self):
+        return hash(self.facts)
 
 
 class _Node(NamedTuple):
@@ -84,15 +111,19 @@ def _take(tree, numbers, numeric=False):
         return _Node(kind, None, tuple([_take(x, numbers, numeric) for x in tree]))
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         return _take_fields(tree, numbers)
-    return _Static(kind, tree)
+    return _Function(tree) if kind is types.FunctionType else _Static(kind, tree)
 
 
 def _take_fields(tree, numbers):
     fields, before = dataclasses.fields(tree), len(numbers)
     parts = [_take(getattr(tree, f.name), numbers, is_number(f)) for f in fields]
-    if len(numbers) == before:  # it is its own form, whatever it holds beside its fields
-        return _Static(type(tree), tree)
-    return _Node(type(tree), tuple(f.name for f in fields), tuple(parts))
+    names = tuple(f.name for f in fields)
+    calls = any(isinstance(part, _Function) for part in parts) and set(
+        getattr(tree, "__dict__", ())
+    ) <= set(names)
+    if len(numbers) == before and not calls:
+        return _Static(type(tree), tree)  # it is its own form, whatever it holds beside its fields
+    return _Node(type(tree), names, tuple(parts))
 
 
 def _put(form, numbers):
@@ -100,6 +131,8 @@ def _put(form, numbers):
         return next(numbers)
     if isinstance(form, _Static):
         return form.value
+    if isinstance(form, _Function):
+        return form.function
     kind, parts = form.kind, [_put(part, numbers) for part in form.parts]
     if issubclass(kind, dict):
         return kind(zip(form.names, parts))
