@@ -118,10 +118,9 @@ def _take_fields(tree, numbers):
     fields, before = dataclasses.fields(tree), len(numbers)
     parts = [_take(getattr(tree, f.name), numbers, is_number(f)) for f in fields]
     names = tuple(f.name for f in fields)
-    calls = any(isinstance(part, _Function) for part in parts) and set(
-        getattr(tree, "__dict__", ())
-    ) <= set(names)
-    if len(numbers) == before and not calls:
+    calls = any(isinstance(part, _Function) for part in parts)
+    beside = set(getattr(tree, "__dict__", ())) - set(names)
+    if len(numbers) == before and (beside or not calls):
         return _Static(type(tree), tree)  # it is its own form, whatever it holds beside its fields
     return _Node(type(tree), names, tuple(parts))
 
