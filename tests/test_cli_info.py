@@ -7,7 +7,7 @@ import pytest
 import keras_dit
 from keras_dit.cli import main
 
-COMMANDS = ("demo", "train", "sample", "convert", "info", "bench")
+COMMANDS = ("demo", "train", "sample", "autoencoder", "encode", "convert", "info", "bench")
 # Parameters of facebookresearch/DiT's networks; multiply-adds of table 4 of the paper, which
 # counts neither biases nor activations.
 PARAMETERS = {

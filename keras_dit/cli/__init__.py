@@ -1,4 +1,4 @@
-"""The command keras-dit: demo, train, sample, evaluate, convert, info, bench."""
+"""The command: demo, train, sample, evaluate, autoencoder, encode, convert, info, bench."""
 
 from keras_dit.cli.entry import main, parser
 

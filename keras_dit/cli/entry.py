@@ -6,7 +6,17 @@ import sys
 
 import keras_dit
 from keras_dit import backend, command, interrupts
-from keras_dit.cli import bench, convert, demo, evaluate, info, sample, train
+from keras_dit.cli import (
+    autoencoder,
+    bench,
+    convert,
+    demo,
+    encode,
+    evaluate,
+    info,
+    sample,
+    train,
+)
 from keras_dit.cli.options import Parser
 
 __all__ = ["main", "parser"]
@@ -18,7 +28,7 @@ backend.
 
 example: keras-dit demo"""
 
-COMMANDS = (demo, train, sample, evaluate, convert, info, bench)
+COMMANDS = (demo, train, sample, evaluate, autoencoder, encode, convert, info, bench)
 STOPPING = "stopping after this step, or when it is compiled; once more: at once"
 MISTAKES = (
     ValueError,

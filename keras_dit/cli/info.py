@@ -3,8 +3,10 @@
 import json
 import pathlib
 
-from keras_dit.cli import common, models, options
+from keras_dit.cli import autoencoders, common, models, options
 from keras_dit.cli.common import counted
+from keras_dit.codecs import Autoencoder
+from keras_dit.datasets.latents import is_latent_folder
 from keras_dit.layers.patches import check_image_shape
 from keras_dit.networks import PRESETS, count_parameters, multiply_adds, preset_config
 from keras_dit.networks.memory import training_memory
@@ -15,7 +17,7 @@ Multiply-adds are those of one image's forward pass. Weights are float32.
 Training is about the memory of a step of AdamW with the average: 20 bytes a
 parameter, and what the batch leaves for the gradient, without --remat.
 MODEL is what `keras-dit sample` takes: a run's folder, a .keras file, weights
-from elsewhere.
+from elsewhere; or a folder of latents.
 
 examples:
   keras-dit info
@@ -38,6 +40,9 @@ def add_arguments(command):
 
 def run(arguments):
     what = arguments.what
+    if what is not None and is_latent_folder(what):
+        print("\n".join(autoencoders.of_latents(what)))
+        return
     if what is not None and what not in PRESETS and _is_path(what):
         print("\n".join(_description(models.load(what, **models.chosen(arguments)), what)))
         return
@@ -72,7 +77,10 @@ def _description(found, path):
     model, config = found.diffusion, found.diffusion.network.config
     height, width, channels = model.network.image_shape
     yield f"{path}: {found.taken}"
-    yield f"images    {height} x {width}, {counted(channels, 'channel')}, {model.codec}"
+    if isinstance(model.codec, Autoencoder):
+        yield from autoencoders.of_codec(model.codec, model.network.image_shape)
+    else:
+        yield f"images    {height} x {width}, {counted(channels, 'channel')}, {model.codec}"
     yield f"classes   {_classes(model.network.num_classes, found.class_names)}"
     size = (
         f"{counted(config['depth'], 'block')} of width {config['hidden_size']}, "

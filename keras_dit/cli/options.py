@@ -45,6 +45,11 @@ class _Help(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog, **kwargs):
         super().__init__(prog, max_help_position=26, width=79, **kwargs)
 
+    def add_argument(self, action):
+        super().add_argument(action)
+        if action.nargs == argparse.PARSER:  # commands, of which argparse forgets the indent
+            self._action_max_length += 2
+
     def _split_lines(self, text, width):
         # Names such as dpmpp-2m are not broken at their hyphens.
         return textwrap.wrap(text, width, break_on_hyphens=False)

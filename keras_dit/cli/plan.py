@@ -9,6 +9,7 @@ import math
 
 from keras_dit import backend
 from keras_dit.cli.common import counted
+from keras_dit.codecs import Codec, Pixels
 from keras_dit.networks import preset_config
 from keras_dit.networks.memory import training_memory
 
@@ -16,17 +17,19 @@ __all__ = ["fill"]
 
 SIZE = {"hidden_size": 128, "depth": 4, "num_heads": 4}  # where neither preset nor size is given
 MOST_TOKENS = 256  # of an image, where the patch is chosen
+PIXELS = Pixels()
 IMAGES_SEEN, EPOCHS = 300_000, (5, 500)  # over the whole run; how many epochs that may be
 LARGE, SMALL = 32, 8  # batches at which less memory is sought by remat, and given up
 SHARE = 0.8  # of the memory that is free
 
 
-def fill(settings: argparse.Namespace, data) -> list[str]:
+def fill(settings: argparse.Namespace, data, codec: Codec = PIXELS) -> list[str]:
     """Choose what is None in the settings of a new run.
 
     Args:
         settings: the options of `train`; changed in place.
         data: the `ImageBatches`; its batch size is changed too.
+        codec: between the data and the network.
 
     Returns:
         What was chosen and what it takes, a sentence each.
@@ -34,41 +37,42 @@ def fill(settings: argparse.Namespace, data) -> list[str]:
     Raises:
         ValueError: if a step would not fit into the memory that is free.
     """
-    _size(settings, data.input_shape)
-    notes = _memory(settings, data)
-    return [_network(settings, data), *notes, *_length(settings, data)]
+    _size(settings, codec.sample_shape(data.input_shape), 2 if isinstance(codec, Pixels) else 1)
+    notes = _memory(settings, data, codec)
+    return [_network(settings, data, codec), *notes, *_length(settings, data)]
 
 
-def config(settings: argparse.Namespace, data) -> dict:
+def config(settings: argparse.Namespace, data, codec: Codec = PIXELS) -> dict:
     """The arguments of the network that the settings say, as far as its cost depends on them."""
     size = preset_config(settings.preset) if settings.preset else {}
     own = {name: getattr(settings, name) for name in (*SIZE, "patch_size")}
     size = size or own
-    facts = {"input_shape": data.input_shape, "num_classes": data.num_classes}
+    shape = codec.sample_shape(data.input_shape)
+    facts = {"input_shape": shape, "num_classes": data.num_classes}
     return {**size, **facts, "remat": bool(settings.remat)}
 
 
-def _size(settings, input_shape):
+def _size(settings, input_shape, smallest):
     if settings.preset:
         return  # its numbers are known by its name
     for name, value in SIZE.items():
         if getattr(settings, name) is None:
             setattr(settings, name, value)
     if settings.patch_size is None:
-        settings.patch_size = patch_size(input_shape)
+        settings.patch_size = patch_size(input_shape, smallest)
 
 
-def patch_size(input_shape: tuple[int, int, int]) -> int:
-    """The smallest patch, from 2 on, that leaves an image so many tokens; else the largest."""
+def patch_size(input_shape: tuple[int, int, int], smallest: int = 2) -> int:
+    """The smallest patch, from that one on, that leaves so many tokens; else the largest."""
     height, width, _ = input_shape
     divisor = math.gcd(height, width)
-    sides = [side for side in range(2, divisor + 1) if divisor % side == 0] or [1]
+    sides = [side for side in range(smallest, divisor + 1) if divisor % side == 0] or [1]
     return next((s for s in sides if height * width // s**2 <= MOST_TOKENS), sides[-1])
 
 
-def _network(settings, data):
-    chosen = config(settings, data)
-    height, width, _ = data.input_shape
+def _network(settings, data, codec):
+    chosen = config(settings, data, codec)
+    height, width, _ = chosen["input_shape"]
     tokens = height * width // chosen["patch_size"] ** 2
     name = (
         settings.preset or f"{counted(chosen['depth'], 'block')} of width {chosen['hidden_size']}"
@@ -76,7 +80,7 @@ def _network(settings, data):
     return f"network: {name}, patches of {chosen['patch_size']}, {tokens:,} tokens an image"
 
 
-def _memory(settings, data):
+def _memory(settings, data, codec):
     """Choose the batch, and remat, so that a step fits; say what it takes."""
     free = backend.free_memory()
     chosen_batch, chosen_remat = settings.batch_size is None, settings.remat is None
@@ -84,7 +88,8 @@ def _memory(settings, data):
     settings.remat = bool(settings.remat)
 
     def takes():
-        return backend.step_memory().program + training_memory(config(settings, data), batch)
+        chosen = config(settings, data, codec)
+        return backend.step_memory().program + training_memory(chosen, batch)
 
     def too_much():
         return not settings.any_memory and free is not None and takes() > SHARE * free

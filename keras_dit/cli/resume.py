@@ -5,8 +5,11 @@ import json
 import pathlib
 
 from keras_dit.cli.options import spelled
+from keras_dit.cli.run_folder import AUTOENCODER
+from keras_dit.codecs import Autoencoder
+from keras_dit.diffusion import Diffusion
 
-__all__ = ["MAY_CHANGE", "settings"]
+__all__ = ["MAY_CHANGE", "model", "settings"]
 
 # Everything else would be another run: its network, its data or its optimizer's variables.
 MAY_CHANGE = {
@@ -61,6 +64,20 @@ def settings(
         old["epochs"] = None
     notes = [_note(name, old[name], value) for name, value in changed.items()]
     return argparse.Namespace(**{**old, **changed}), config, notes
+
+
+def model(config: dict, folder: pathlib.Path) -> Diffusion:
+    """The model of a run as it was set up, with the autoencoder, which checkpoints leave out.
+
+    Args:
+        config: what config.json holds.
+        folder: of the run.
+    """
+    made = Diffusion.from_config(config["model"])
+    if isinstance(made.codec, Autoencoder):
+        kept = Autoencoder.from_preset(folder / AUTOENCODER)
+        made.codec.network.set_weights(kept.network.get_weights())
+    return made
 
 
 def _check(changed, file):

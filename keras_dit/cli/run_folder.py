@@ -14,8 +14,19 @@ import keras_dit
 from keras_dit import files
 from keras_dit.cli import common, looks
 from keras_dit.cli.progress import Stopwatch
+from keras_dit.codecs import Autoencoder, Codec
 
-__all__ = ["Log", "RunFolder", "TensorBoard", "plot_loss", "write_config"]
+__all__ = [
+    "AUTOENCODER",
+    "Log",
+    "RunFolder",
+    "TensorBoard",
+    "keep_autoencoder",
+    "plot_loss",
+    "write_config",
+]
+
+AUTOENCODER = "autoencoder.keras"
 
 
 def write_config(folder: pathlib.Path, settings: dict, data, model) -> None:
@@ -29,6 +40,12 @@ def write_config(folder: pathlib.Path, settings: dict, data, model) -> None:
     }
     with files.beside(folder / "config.json") as new:
         new.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def keep_autoencoder(folder: pathlib.Path, codec: Codec) -> None:
+    """Put the autoencoder of a run into its folder once: no checkpoint repeats it."""
+    if isinstance(codec, Autoencoder):
+        codec.save(folder / AUTOENCODER)
 
 
 class Log(keras.callbacks.Callback):

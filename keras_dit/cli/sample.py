@@ -250,7 +250,7 @@ def _write_trajectory(path, trajectory, made, model):
     if not looks.visible(made, model):
         raise ValueError("--trajectory needs images that can be seen, with 1 or 3 channels")
     noisy = trajectory.x_t[:: -(-len(trajectory.t) // FRAMES)]  # (n, N, H, W, C)
-    frames = [*model.codec.decode(noisy), made[: noisy.shape[1]]]
+    frames = [*map(model.codec.decode, noisy), made[: noisy.shape[1]]]
     across = min(looks.columns(model.network.num_classes), len(made))
     grids = [images.grid(looks.to_unit(frame, model.codec), columns=across) for frame in frames]
     images.save_gif(path, grids)

@@ -7,7 +7,7 @@ import time
 import keras
 
 from keras_dit import backend, datasets, evaluation, processes
-from keras_dit.cli import common, options, plan, recipe, resume, run_folder, start
+from keras_dit.cli import autoencoders, common, options, plan, recipe, resume, run_folder, start
 from keras_dit.cli.common import counted
 from keras_dit.cli.progress import TrainingBar
 from keras_dit.datasets import sources
@@ -19,18 +19,19 @@ from keras_dit.training.checkpoints import Checkpoint, Interrupted
 HELP = "train a model on a data set"
 EXAMPLE = """\
 DATA is a name, a folder of images (one folder for each class, or images alone),
-or an .npz or .npy file of arrays. What is not said is chosen by the size of the
-images, how many there are and the memory that is free, and printed.
+an .npz or .npy file of arrays, or latents of `keras-dit encode`. What is not
+said is chosen by the size of the images, how many there are and the memory that
+is free, and printed.
 
 The run's folder gets config.json, log.csv, loss.png, model.keras (about every
-minute, and at the end), samples/, and checkpoints/, from which a run that was
-stopped goes on exactly.
+minute, and at the end), samples/, autoencoder.keras where there is one, and
+checkpoints/, from which a run that was stopped goes on exactly.
 
 examples:
   keras-dit train --data digits --run runs/digits
   keras-dit train --data photos --image-size 64 --flip --run runs/photos
-  keras-dit train --resume --run runs/photos
   keras-dit train --resume --run runs/photos --epochs 800
+  keras-dit train --data latents --run runs/latents
   keras-dit train --data cats --image-size 64 --from runs/photos --run runs/cats"""
 
 PROCESS = 'process: {0}; in Python Diffusion(network, process=processes.named("{0}"))'
@@ -38,7 +39,6 @@ NOT_SETTINGS = ("command", "run", "spellings", "debug", "folder", "resume")
 
 # What is not said is None until `plan.fill` or this has settled it, so that it is known what was.
 DEFAULTS = {
-    "flip": False,
     "labels": True,
     "validation": 0.0,
     "method": "flow",
@@ -76,7 +76,9 @@ def _add_data(group, count):
     add("--data", metavar="DATA", help=f"{', '.join(sources.NAMES)}, a folder or an array file")
     add("--image-size", type=options.size, metavar="SIZE", help="side, or HxW such as 64x96")
     add("--channels", type=int, choices=(1, 3), help="1: grey images stay grey; default: 3")
-    add("--flip", **yes, help="mirror images left to right at random")
+    add("--flip", **yes, help="mirror images left to right at random; default: latents, if kept")
+    made = "the network is to see the latents of that file or folder; default: of DATA"
+    add("--autoencoder", metavar="FILE", help=made)
     add(
         "--no-labels",
         dest="labels",
@@ -186,20 +188,22 @@ def _new(folder, given):
     settings = argparse.Namespace(**{**dict.fromkeys(given), **DEFAULTS, **chosen})
     keras.utils.set_random_seed(settings.seed)
     data = _data(settings)
+    codec = autoencoders.codec_for(settings.autoencoder, data)
     if settings.source:
-        begun = start.opened(settings, given, data)
-        notes = plan.fill(settings, data)
-        model = start.model(begun, settings, given["method"])
+        begun, codec = start.opened(settings, given, data, codec)
+        notes = plan.fill(settings, data, codec)
+        model = start.model(begun, settings, given["method"], codec)
     else:
-        notes = plan.fill(settings, data)
+        notes = plan.fill(settings, data, codec)
         process = processes.named(settings.method)
         variance = isinstance(process.prediction, LearnedVariance)
-        config = {**plan.config(settings, data), "learned_variance": variance}
+        config = {**plan.config(settings, data, codec), "learned_variance": variance}
         network = DiTModel(**config, dtype=settings.dtype)
-        names = data.class_names or None
-        model = Diffusion(network, process=process, ema=settings.ema, class_names=names)
+        parts = {"process": process, "codec": codec, "class_names": data.class_names or None}
+        model = Diffusion(network, **parts, ema=settings.ema)
         notes.append(PROCESS.format(settings.method))
     _compile(model, settings, data)
+    run_folder.keep_autoencoder(folder, codec)
     run_folder.write_config(folder, vars(settings), data, model)
     _say(data, model, notes)
     return settings, model, data
@@ -210,8 +214,8 @@ def _old(folder, given):
     settings, config, notes = resume.settings(folder, given, DEFAULTS)
     keras.utils.set_random_seed(settings.seed)
     data = _data(settings)
-    plan.fill(settings, data)
-    model = Diffusion.from_config(config["model"])
+    model = resume.model(config, folder)
+    plan.fill(settings, data, model.codec)
     _compile(model, settings, data)
     for note in notes:
         print(note)
@@ -222,7 +226,9 @@ def _old(folder, given):
 def _data(settings):
     names = ("batch_size", "channels", "flip", "labels", "limit", "seed", "validation")
     chosen = {name: getattr(settings, name) for name in names}
-    return datasets.load(settings.data, image_size=_size(settings.image_size), **chosen)
+    data = datasets.load(settings.data, image_size=_size(settings.image_size), **chosen)
+    settings.flip = data.flip
+    return data
 
 
 def _size(size):
@@ -243,10 +249,9 @@ def _compile(model, settings, data):
 
 
 def _say(data, model, notes):
-    size = "x".join(map(str, data.input_shape[:2]))
     classes = "no classes" if data.num_classes is None else counted(data.num_classes, "class")
-    colour = "grey" if data.input_shape[2] == 1 else "colour"
-    print(f"{counted(len(data.images), 'image')} of {size}, {colour}, {classes}")
+    seen = autoencoders.words(data, model.codec)
+    print(f"{counted(len(data.images), 'image')} of {seen}, {classes}")
     print("\n".join(notes))
     print(f"{model.network.count_params():,} parameters")
 

@@ -16,7 +16,6 @@ __all__ = ["LatentWriter"]
 
 SHARD_BYTES = 2**26  # of a file, about
 SECONDS = 1.0  # of work that a kill may cost
-LOG_VARIANCE = (-30.0, 20.0)  # as AutoencoderKL clips it
 
 
 class LatentWriter:
@@ -147,9 +146,9 @@ class LatentWriter:
             part = np.load(self.folder / shard_name(index), mmap_mode="r")
             for rows in np.array_split(part[:, 0], max(1, part.nbytes // 2**24)):
                 mean = rows[..., :channels].astype("float64")
-                log_variance = np.clip(rows[..., channels:].astype("float64"), *LOG_VARIANCE)
+                variance = np.exp(rows[..., channels:].astype("float64"))
                 total = total + mean.sum((0, 1, 2))
-                square = square + (mean**2 + np.exp(log_variance)).sum((0, 1, 2))
+                square = square + (mean**2 + variance).sum((0, 1, 2))
         numbers = self.facts.count * int(np.prod(self.facts.shape[:2]))
         mean = total / numbers
         deviation = np.sqrt(np.maximum(square / numbers - mean**2, 0.0))

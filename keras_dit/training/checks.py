@@ -103,6 +103,34 @@ def batch(images, labels, network, codec):
     network.check(labels, shape[0])
 
 
+def latents(files, codec):
+    """Raise ValueError for latents of another autoencoder; warn of those that are badly scaled.
+
+    Args:
+        files: `datasets.LatentFiles`.
+        codec: of the `Diffusion`.
+    """
+    made, own = files.facts.autoencoder, getattr(codec, "identity", None)
+    if made.get("identity") != own:
+        held = f"another one, {own}" if own else f"{codec}, which holds none"
+        raise ValueError(
+            f"the latents in {files.folder} are of the autoencoder {made.get('path') or ''} "
+            f"({made.get('identity')}), and the codec is {held}. Give the codec of that file, or "
+            "encode the images anew"
+        )
+    deviation = float(np.sqrt(np.mean((np.array(files.facts.deviation) * codec.scale) ** 2)))
+    if not 0.5 <= deviation <= 2.0:
+        notices.warn(
+            f"the latents in {files.folder} have a deviation of {deviation:.3g} after the codec's "
+            f"scale, where a diffusion expects about 1: a scale of {_unit(files)} gives that"
+        )
+
+
+def _unit(files):
+    """The scale, one for all channels, by which latents are of unit size."""
+    return f"{1 / np.sqrt(np.mean(np.array(files.facts.deviation) ** 2)):.4g}"
+
+
 def _words(network):
     """What the network wants to be told, for a message."""
     if network.num_classes is not None and len(network.conditions) == 1:

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_dit.datasets import LatentFiles
 from keras_dit.training import checks
 
 __all__ = ["plain_batch", "taken"]
@@ -41,6 +42,8 @@ def taken(x: Any, y: Any, sample_weight: Any, network: Any, codec: Any) -> tuple
             "a data set gives labels and sample weights in its batches, (images, labels, weights): "
             f"give no y and no sample_weight beside it. Received: x={type(x).__name__}"
         )
+    if isinstance(getattr(x, "images", None), LatentFiles):
+        checks.latents(x.images, codec)
     first, x = _first(x)
     if first is None:
         raise ValueError("the data set is empty")

@@ -24,7 +24,8 @@ def variables(model: keras.Model) -> dict[str, keras.Variable]:
 
     Returns:
         dict: `network/…`, `average/…` under the same names, `optimizer/…`, `metrics/…`, and
-        `state/…` for what is left, such as the states of the random numbers.
+        `state/…` for what is left, such as the states of the random numbers. What the codec holds
+        is not among them: no step moves it.
     """
     network, average, optimizer = model.network, model.average, model.optimizer
     if not optimizer.built:
@@ -40,6 +41,7 @@ def variables(model: keras.Model) -> dict[str, keras.Variable]:
         named[f"optimizer/{name}"] = variable
     named |= {f"metrics/{variable.path}": variable for variable in model.metrics_variables}
     known = {id(variable) for variable in named.values()}
+    known |= {id(variable) for layer in model.codec_layers for variable in layer.variables}
     rest = [variable for variable in model.variables if id(variable) not in known]
     named |= {f"state/{index}_{v.name}": v for index, v in enumerate(rest)}
     return named
