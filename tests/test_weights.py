@@ -288,6 +288,15 @@ def test_a_dit_comes_with_its_process(tmp_path):
     assert plain.average is None
 
 
+def test_a_thousand_classes_of_latents_have_the_names_of_imagenet(tmp_path):
+    network = keras_dit.DiTModel((4, 4, 4), 2, 4, 1, 1, num_classes=1000)
+    weights.layout.variables(network)["x_embedder.proj.bias"].assign(np.arange(4.0))
+    bare = {name: stored.read() for name, stored in weights.layout.save(network).items()}
+    names = weights.open_source(write(bare, tmp_path / "DiT-XL-2-256x256.pt")).class_names
+    assert (names[207], names[360], names[979]) == ("golden retriever", "otter", "valley")
+    assert weights.open_source(write(state("c"), tmp_path / "c.pt")).class_names is None
+
+
 def test_a_folder_of_diffusers_comes_with_its_scheduler(tmp_path):
     import json
 

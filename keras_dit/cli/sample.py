@@ -26,7 +26,8 @@ examples, of the folder that the demo makes:
   keras-dit sample demo --labels 3,3,3,7 --seed 1,2,3,4 --out digits/
 examples with models of your own:
   keras-dit sample runs/photos --labels cat,dog --checkpoint best
-  keras-dit sample hf://facebook/DiT-XL-2-256 --labels "golden retriever"
+  keras-dit sample hf://facebook/DiT-XL-2-256 --labels "golden retriever,otter" \\
+    --solver ddpm --steps 250 --guidance 4 --guidance-channels 3
   keras-dit sample DiT-XL-2-256x256.pt --labels 207,360 \\
     --autoencoder hf://stabilityai/sd-vae-ft-ema"""
 
@@ -81,6 +82,8 @@ def add_guidance(group):
     share = {"type": options.finite, "metavar": "SHARE", "default": 0.0}
     rescale = "bring contrast back to that without guidance, 0 to 1 (default: %(default)s)"
     add("--guidance-rescale", **share, help=rescale)
+    channels = "guide the first so many channels only: 3, as DiT was published on latents"
+    add("--guidance-channels", type=options.count, metavar="N", help=channels)
     add("--negative", metavar="LABEL", help="guide away from this class")
     add("--clip", action="store_true", help="clip each step's estimate to the range of pixels")
 
@@ -163,13 +166,13 @@ def guidance_of(arguments, classes, names):
     scale = arguments.guidance
     if arguments.guidance_interval:
         scale = guidance.Interval(scale, *arguments.guidance_interval)
-    chosen = looks.guided(scale, classes, rescale=arguments.guidance_rescale)
+    settings = {"rescale": arguments.guidance_rescale, "channels": arguments.guidance_channels}
+    chosen = looks.guided(scale, classes, **settings)
     if arguments.negative is not None:
         if classes is None:
             raise ValueError("--negative: the network has no classes")
         (label,) = _labels(arguments.negative, classes, names, option="--negative")
-        rescale = arguments.guidance_rescale
-        chosen = guidance.NegativeLabel(label=label, scale=scale, rescale=rescale)
+        chosen = guidance.NegativeLabel(label=label, scale=scale, **settings)
     return guidance.Clipped(chosen) if arguments.clip else chosen
 
 

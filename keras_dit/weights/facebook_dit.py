@@ -4,6 +4,7 @@ A release is a bare state dict; a checkpoint of their train.py holds `model`, `e
 `args`, and its average is what gives the images. The same names may come as .safetensors.
 """
 
+import importlib.resources
 import math
 import re
 
@@ -47,15 +48,9 @@ class FacebookDiT(Format):
         process, notes = _process(content.get("args") or {}, facts, path)
         if key is not None:
             notes = (_STATES[key], *notes)
-        names = facts.get("class_names")
-        return Source(
-            str(path),
-            {**_config(tensors, path, process is not dit), **facts["network"]},
-            tensors,
-            process,
-            None if names is None else tuple(names),
-            notes,
-        )
+        config = {**_config(tensors, path, process is not dit), **facts["network"]}
+        names = facts.get("class_names") or _imagenet(config)
+        return Source(str(path), config, tensors, process, names and tuple(names), notes)
 
     def check(self, path):
         files.check_library(path)
@@ -115,6 +110,14 @@ def _inferred(shapes, sit):
         if (size, depth) == (width, len(blocks)):
             config["num_heads"] = heads
     return config
+
+
+def _imagenet(config):
+    """The names of the classes of all that was published: 1000, of latents; else None."""
+    if config["num_classes"] != 1000 or config["input_shape"][-1] != 4:
+        return None
+    file = importlib.resources.files("keras_dit") / "data" / "imagenet.txt"
+    return file.read_text(encoding="utf-8").splitlines()
 
 
 # How it was trained
