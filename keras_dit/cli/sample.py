@@ -26,7 +26,7 @@ examples, of the folder that the demo makes:
   keras-dit sample demo --labels 3,3,3,7 --seed 1,2,3,4 --out digits/
 examples with models of your own:
   keras-dit sample runs/photos --labels cat,dog --checkpoint best
-  keras-dit sample hf://facebook/DiT-XL-2-256 --labels "golden retriever,otter" \\
+  keras-dit sample hf://facebook/DiT-XL-2-256 --labels "golden retriever" \\
     --solver ddpm --steps 250 --guidance 4 --guidance-channels 3
   keras-dit sample DiT-XL-2-256x256.pt --labels 207,360 \\
     --autoencoder hf://stabilityai/sd-vae-ft-ema"""
