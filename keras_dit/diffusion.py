@@ -425,6 +425,7 @@ class Diffusion(keras.Model):
         condition, count = checks.requested(self.network, labels, conditions, num_images)
         solver = checks.instance("solver", solver, DDIM, Solver)
         guidance = checks.instance("guidance", guidance, Unguided, Guidance)
+        guidance.check(self.network)
         times = sampling.run_times(self.schedule, steps, grid)
         sampling.check_seed(seed, count)
         if cache is not None:
@@ -440,10 +441,7 @@ class Diffusion(keras.Model):
 
     def sampling_network(self):
         """A copy of the network with the weights that `generate` uses, such as for an export."""
-        copy = type(self.network).from_config(self.network.get_config())
-        for variable, value in zip(copy.weights, self.denoiser().values, strict=True):
-            variable.assign(ops.convert_to_numpy(value))
-        return copy
+        return self.network.copied(self.denoiser().values)
 
     # Saving
 

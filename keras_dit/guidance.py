@@ -28,21 +28,28 @@ class Guidance(Configurable):
 
     Fields that are numbers are made by `serialization.number`: other values of them, or one for
     each sample, need no other compiled step.
+
+    Attributes:
+        copies: how many of each sample are in the batch that it evaluates.
     """
 
     example = "guidance.ClassifierFree(3.0)"
+    copies = 1
 
     def __call__(self, denoiser, condition):
         """The denoiser of one batch.
 
         Args:
             denoiser: (x_t, rates, condition) -> `Denoised`, with `null(condition)`.
-            condition: labels int32 (B,), or None.
+            condition: what the network is told, such as labels int32 (B,), or None.
 
         Returns:
             A function (x_t, rates) -> `Denoised`.
         """
         raise NotImplementedError
+
+    def check(self, network):
+        """Raise ValueError if what a network is told cannot be guided so; on the host."""
 
     def simplified(self, times: Sequence, samples: Sequence, count: int) -> "Guidance":
         """What does the same at some times for some samples; on the host, before a step.
@@ -147,6 +154,8 @@ class ClassifierFree(Contrast):
         Ho, Salimans: Classifier-Free Diffusion Guidance (2022).
     """
 
+    copies = 2
+
     def estimates(self, denoiser, condition, x_t, rates):
         return _both(denoiser, condition, denoiser.null(condition), x_t, rates)
 
@@ -158,9 +167,14 @@ class NegativeLabel(Contrast):
 
     Args:
         label: of that class.
+        condition: name of the condition that it is a value of, where the network has several; the
+            others are the same for both estimates.
     """
 
     label: int = number(kw_only=True)
+    condition: str = field(default="label", kw_only=True)
+
+    copies = 2
 
     def __post_init__(self):
         super().__post_init__()
@@ -169,8 +183,27 @@ class NegativeLabel(Contrast):
         if self.label < 0:
             raise ValueError(f"label must be 0 or more. Received: label={self.label}")
 
+    def check(self, network):
+        conditions = network.conditions
+        chosen = conditions.get(self.condition)
+        if chosen is None and len(conditions) == 1:
+            (chosen,) = conditions.values()
+        classes = getattr(chosen, "num_classes", None)
+        if classes is None:
+            raise ValueError(
+                "condition must be the name of one with classes. "
+                f"Received: condition={self.condition!r} for a network of {list(conditions)}"
+            )
+        if self.label >= classes:
+            raise ValueError(f"label must lie in 0 ... {classes - 1}. Received: label={self.label}")
+
     def estimates(self, denoiser, condition, x_t, rates):
-        return _both(denoiser, condition, ops.full_like(condition, self.label), x_t, rates)
+        if isinstance(condition, dict):
+            away = ops.full_like(condition[self.condition], self.label)
+            other = {**condition, self.condition: away}
+        else:
+            other = ops.full_like(condition, self.label)
+        return _both(denoiser, condition, other, x_t, rates)
 
 
 @dataclass(frozen=True)
@@ -214,6 +247,10 @@ class Clipped(Guidance):
     guidance: Guidance = Unguided()
     limit: float = number(1.0)
 
+    @property
+    def copies(self):
+        return self.guidance.copies
+
     def __call__(self, denoiser, condition):
         inner = self.guidance(denoiser, condition)
 
@@ -222,6 +259,9 @@ class Clipped(Guidance):
             return Denoised(ops.clip(x0, -self.limit, self.limit), fraction)
 
         return denoise
+
+    def check(self, network):
+        self.guidance.check(network)
 
     def simplified(self, times, samples, count):
         inner = self.guidance.simplified(times, samples, count)
@@ -301,10 +341,10 @@ def _both(denoiser, condition, other, x_t, rates):
     conditions = tree.map_structure(_joined, condition, other)
     twice = Rates(*(rate if len(rate.shape) == 0 else _joined(rate, rate) for rate in rates))
     x0, fraction = denoiser(_joined(x_t, x_t), twice, conditions)
-    strong, weak = ops.split(x0, 2, axis=0)
+    count = ops.shape(x_t)[0]
     if fraction is not None:
-        fraction = ops.split(fraction, 2, axis=0)[0]
-    return Denoised(strong, fraction), weak
+        fraction = fraction[:count]
+    return Denoised(x0[:count], fraction), x0[count:]
 
 
 def _joined(x, y):

@@ -11,7 +11,6 @@ from keras_dit.backend.compiling import (
     compiles,
     jit_compile_convolutions,
     jit_compile_training,
-    open_batch,
 )
 from keras_dit.backend.devices import (
     device_name,
@@ -22,6 +21,7 @@ from keras_dit.backend.devices import (
     step_memory,
     synchronize,
 )
+from keras_dit.backend.exporting import EXPORT_FORMAT, check_export, open_batch
 from keras_dit.backend.keras_layers import call_layer, layers_of, saved_policy, without_memory
 from keras_dit.backend.kernels import (
     attention,
@@ -52,11 +52,13 @@ from keras_dit.backend.values import compute_values, holding, laid_out
 
 __all__ = [
     "BACKEND",
+    "EXPORT_FORMAT",
     "LiveValues",
     "apply_gradients",
     "attention",
     "branch",
     "call_layer",
+    "check_export",
     "combine",
     "compile_inference",
     "compiles",

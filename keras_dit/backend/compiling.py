@@ -5,8 +5,6 @@ import os
 import pathlib
 from collections.abc import Callable
 
-import keras
-
 from keras_dit.backend.partition import combine, partition, signature, tensors
 from keras_dit.backend.selection import BACKEND
 
@@ -173,15 +171,3 @@ def jit_compile_convolutions():
     if BACKEND == "tensorflow" and not tf.config.list_physical_devices("GPU"):
         return False
     return "auto"
-
-
-def open_batch(format, input_signature):
-    """The options of Keras's `export` in a format that leave the batch size open.
-
-    TensorFlow and JAX leave it open by themselves; ONNX on torch cannot.
-    """
-    if format != "torch":
-        return {}
-    batch = torch.export.Dim("batch", min=1)
-    shapes = keras.tree.map_structure(lambda _: {0: batch}, tuple(input_signature))
-    return {"dynamic_shapes": shapes}

@@ -86,7 +86,8 @@ class Vector(Condition):
 
     def embed(self, values):
         known = ops.logical_not(ops.isnan(values))
-        scaled = (values - np.array(self.mean, "float32")) / np.array(self.std, "float32")
+        mean, std = (ops.convert_to_tensor(x, "float32") for x in (self.mean, self.std))
+        scaled = (values - mean) / std
         scaled = ops.where(known, scaled, 0.0)
         features = ops.concatenate([scaled, ops.cast(known, "float32")], axis=-1)  # (B, 2 size)
         x = self.mlp_in(ops.cast(features, self.compute_dtype))

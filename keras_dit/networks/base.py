@@ -1,13 +1,15 @@
 """What the rest of the library asks of a network."""
 
 import keras
-from keras import tree
+import numpy as np
+from keras import ops, tree
 
 from keras_dit import backend
 from keras_dit.conditions import Condition
+from keras_dit.networks.exporting import Exportable, condition_signature
 
 
-class Network(keras.Model):
+class Network(Exportable):
     """A network for `Diffusion`: (x, t, y) -> output, and what it can be told beside the image.
 
     Subclasses give `call(x, t, y=None, training=None, dropped=None)`: in training they drop what
@@ -62,37 +64,32 @@ class Network(keras.Model):
             f"conditions must be a dict of values for {', '.join(names)}. Received: {given}"
         )
 
-    def input_signature(self) -> list[keras.InputSpec]:
+    def input_signature(self) -> list:
         """Shapes and dtypes of x, t and y in a call, the batch left open."""
-        null = self.null(1)
-        specs = [
+        return [
             keras.InputSpec(shape=(None, *self.image_shape), dtype="float32", name="x"),
             keras.InputSpec(shape=(None,), dtype="float32", name="t"),
+            *condition_signature(self),
         ]
-        if null is None:
-            return specs
-        if not tree.is_nested(null):
-            return [*specs, _spec(null, "y")]
-        return [*specs, tree.map_structure(lambda value: _spec(value, None), null)]
 
-    def export(
-        self, filepath, format="tf_saved_model", verbose=None, input_signature=None, **kwargs
-    ):
-        """Write the network for serving without Keras: `keras.Model.export`, called or not.
-
-        What is written is made of plain operations, so that it runs on other processors too.
+    def copied(self, values=None) -> "Network":
+        """A new network of this configuration, with adapters (LoRA) merged into its weights.
 
         Args:
-            filepath, format, verbose, **kwargs: as for `keras.Model.export`: "tf_saved_model" on
-                TensorFlow, and on JAX where TensorFlow is installed; "torch" (.pt2) on torch;
-                "onnx" with the packages that Keras asks for.
-            input_signature: `keras.InputSpec` of x, t and y; None: with any batch size.
+            values: what the weights are to be, one for each of `weights`; None: what they are.
         """
-        if input_signature is None:
-            input_signature = self.input_signature()
-            kwargs = {**backend.open_batch(format, input_signature), **kwargs}
-        with backend.plain_kernels():
-            super().export(filepath, format, verbose, input_signature, **kwargs)
+        copy = type(self).from_config(self.get_config())
+        values = self.weights if values is None else values
+        stores = []
+        with backend.holding(self, [ops.convert_to_tensor(value) for value in values]):
+            for layer in backend.layers_of(self):
+                stores.append({})
+                layer.save_own_variables(stores[-1])
+                for name, value in stores[-1].items():
+                    stores[-1][name] = np.array(ops.convert_to_numpy(value))
+        for layer, store in zip(backend.layers_of(copy), stores, strict=True):
+            layer.load_own_variables(store)
+        return copy
 
     def check(self, y, count=None):
         """Values of the conditions on the host, in the form of y; what is not said becomes null.
@@ -155,7 +152,3 @@ class Network(keras.Model):
         if len(values) > 1:
             return values
         return next(iter(values.values()), None)
-
-
-def _spec(value, name):
-    return keras.InputSpec(shape=(None, *value.shape[1:]), dtype=str(value.dtype), name=name)

@@ -1,5 +1,6 @@
 """The sampling loop, its noise, caches, and the generation of batches."""
 
+from keras_dit.sampling.exported import Sampler
 from keras_dit.sampling.loop import (
     STEPS,
     evaluations,
@@ -16,6 +17,7 @@ from keras_dit.sampling.trajectory import Trajectory
 __all__ = [
     "STEPS",
     "HostNoise",
+    "Sampler",
     "Trajectory",
     "check_seed",
     "evaluations",

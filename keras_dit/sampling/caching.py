@@ -61,6 +61,13 @@ class Memory(NamedTuple):
         zero = ops.zeros((), "float32")
         return cls(zero, zero, ops.zeros((), "int32"))
 
+    def fitting(self, shape: tuple, dtype: str) -> "Memory":
+        """The same with tensors in all places: of age 0 unless it has seen tokens of that shape."""
+        if self.first is not None and tuple(self.first.shape) == tuple(shape):
+            return self
+        nothing = ops.zeros(shape, dtype)
+        return self._replace(age=ops.zeros((), "int32"), first=nothing, others=nothing)
+
 
 @dataclass(frozen=True)
 class Cache(Configurable):
@@ -185,7 +192,7 @@ class CachedNetwork:
         tokens, conditioning = network.embed(x, t, y)  # (B, T, D), (B, D)
         head = network.run_blocks(network.blocks[:1], tokens, conditioning, training)
         first = head - tokens
-        memory = _fitting(self.memory, first)
+        memory = self.memory.fitting(first.shape, first.dtype)
         kept = self.cache.keeps(memory, first)
         all_kept = ops.all(kept)
 
@@ -215,11 +222,3 @@ def check_network(network: Any) -> None:
         )
     if len(network.blocks) < 2:
         raise ValueError("cache needs a network of 2 blocks or more. Received: depth=1")
-
-
-def _fitting(memory, first):
-    """The memory; without tokens, or with those of another batch, one of age 0."""
-    if memory.first is not None and tuple(memory.first.shape) == tuple(first.shape):
-        return memory
-    nothing = ops.zeros_like(first)
-    return memory._replace(age=ops.zeros((), "int32"), first=nothing, others=nothing)

@@ -72,5 +72,9 @@ class Denoiser:
 
     def null(self, condition: Any) -> Any:
         """The condition "nothing said" for as many samples."""
-        count = tree.flatten(condition)[0].shape[0]
-        return tree.map_structure(ops.convert_to_tensor, self.network.null(count))
+        count = ops.shape(tree.flatten(condition)[0])[0]  # not a number while it is exported
+
+        def repeated(one):
+            return ops.broadcast_to(one, (count, *one.shape[1:]))
+
+        return tree.map_structure(repeated, self.network.null(1))

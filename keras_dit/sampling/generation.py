@@ -130,11 +130,20 @@ class _Batch:
         looks = 1 if there is None else run.solver.evaluations
         times = run.times[place : place + looks]
         guidance = run.guidance.simplified(times, self.samples, run.count)
+        if self.cache is not None:
+            self._fit_memory(guidance)
         setting = run.denoiser, guidance, run.solver, self.cache, self.memory, self.condition
         *result, self.memory = self.step(*setting, x, here, there, state, noise)
         self.estimate = result[2]
         self.bar.update(looks)
         return result
+
+    def _fit_memory(self, guidance):
+        """Give it the shape of this step's tokens, so that all steps are of one program."""
+        network = self.run.denoiser.network
+        _, length, width = network.positions.shape
+        shape = guidance.copies * len(self.samples), length, width
+        self.memory = self.memory.fitting(shape, network.compute_dtype)
 
 
 def take_step(denoiser, guidance, solver, cache, memory, condition, *step):
