@@ -140,8 +140,7 @@ class WeightAverage(keras.layers.Layer):
         self.trust()
 
     def _followed(self):
-        weights = names.of_weights(self._of.network)
-        return {n: w for n, w in weights.items() if keras.backend.is_float_dtype(w.dtype)}
+        return _floating(names.of_weights(self._of.network))
 
     def _match(self, weights):
         """Drop the averages of weights that are gone, add those of new ones: whether any went."""
@@ -170,10 +169,15 @@ class WeightAverage(keras.layers.Layer):
 
     def save_own_variables(self, store):
         self.settle()
+        weights, averages = self._followed(), self.by_name()
+        if any(getattr(layer, "lora_enabled", False) for layer in backend.layers_of(self._of.network)):
+            # A file has no adapters: Keras merges them into the weights that it saves.
+            copies = self._of.network.copied(), self._of.network.copied(self.values)
+            weights, averages = (_floating(names.of_weights(copy)) for copy in copies)
         store["updates"] = ops.convert_to_numpy(self.updates)
-        store["fingerprints"] = np.array([self._seen[1][name] for name in self._names], "uint32")
-        for name, average in self.by_name().items():
-            store[_key(name)] = ops.convert_to_numpy(average)
+        store["fingerprints"] = np.array(backend.fingerprints(list(weights.values())), "uint32")
+        for name in weights:
+            store[_key(name)] = ops.convert_to_numpy(averages[name])
 
     def load_own_variables(self, store):
         arrays = {key: np.array(store[key]) for key in store.keys()}  # noqa: SIM118, an h5 store
@@ -188,7 +192,11 @@ class WeightAverage(keras.layers.Layer):
         for name, average in self.by_name().items():
             average.assign(arrays[_key(name)])
         marks = arrays.get("fingerprints", np.zeros(0)).tolist()
-        self._seen = int(arrays["updates"]), dict(zip(self._names, marks))
+        self._seen = int(arrays["updates"]), dict(zip(self._followed(), marks))
+
+
+def _floating(weights):
+    return {name: w for name, w in weights.items() if keras.backend.is_float_dtype(w.dtype)}
 
 
 def _copy(weight):
