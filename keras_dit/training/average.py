@@ -170,9 +170,10 @@ class WeightAverage(keras.layers.Layer):
     def save_own_variables(self, store):
         self.settle()
         weights, averages = self._followed(), self.by_name()
-        if any(getattr(layer, "lora_enabled", False) for layer in backend.layers_of(self._of.network)):
+        network = self._of.network
+        if any(getattr(layer, "lora_enabled", False) for layer in backend.layers_of(network)):
             # A file has no adapters: Keras merges them into the weights that it saves.
-            copies = self._of.network.copied(), self._of.network.copied(self.values)
+            copies = network.copied(), network.copied(self.values)
             weights, averages = (_floating(names.of_weights(copy)) for copy in copies)
         store["updates"] = ops.convert_to_numpy(self.updates)
         store["fingerprints"] = np.array(backend.fingerprints(list(weights.values())), "uint32")
