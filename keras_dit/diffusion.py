@@ -81,6 +81,7 @@ class Diffusion(keras.Model):
         for layer in self.codec_layers:
             layer.trainable = False
         self.ema = ema
+        self._compiled_for = None
         self.training_seed = keras.random.SeedGenerator()
         self.evaluation_seed = keras.random.SeedGenerator(seed=0)
         self.average = None if ema is None else WeightAverage(ema, network, name="average")
@@ -167,6 +168,7 @@ class Diffusion(keras.Model):
             jit_compile = backend.jit_compile_training()
         with step.float32():  # in which Keras then keeps the mean of the loss
             super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+        self._compiled_for = None  # the names of the weights that the optimizer was built for
 
     def get_compile_config(self):
         if not self.compiled:
@@ -177,6 +179,18 @@ class Diffusion(keras.Model):
     def compile_from_config(self, config):
         self.compile(optimizer=keras.optimizers.deserialize(config["optimizer"]))
         self.optimizer.build(self.trainable_variables)
+        self._check_compiled()
+
+    def _check_compiled(self):
+        """Raise ValueError where there are weights to train that the optimizer does not know."""
+        names = tuple(variable.path for variable in self.trainable_variables)
+        self._compiled_for = names if self._compiled_for is None else self._compiled_for
+        new = [name for name in names if name not in self._compiled_for]
+        if new:
+            raise ValueError(
+                f"{len(new)} weights to train are new since compile(), such as {new[0]}: after "
+                "enable_lora() or a change of trainable, compile again"
+            )
 
     def fit(
         self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs
@@ -206,6 +220,7 @@ class Diffusion(keras.Model):
             kwargs.setdefault("shuffle", False)  # a data set's order is its own
         if not self.trainable_variables:
             notices.warn("the network has nothing to train: trainable is False")
+        self._check_compiled()
         callbacks = [StopOnSkips(), *(callbacks or ()), *([Progress()] if verbose else [])]
         kwargs |= {"batch_size": batch_size, "epochs": epochs, "verbose": verbose}
         checkpoint = next((c for c in callbacks if isinstance(c, Checkpoint)), None)
@@ -249,6 +264,7 @@ class Diffusion(keras.Model):
             self.test_function = self._live.watched(self.test_function)
 
     def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):
+        self._check_compiled()
         with self._average_follows():
             return super().train_on_batch(*data.plain_batch((x, y, sample_weight)), **kwargs)
 

@@ -199,9 +199,9 @@ def test_the_callback_sees_every_step(flow):
         ({"num_images": 1, "steps": -3}, "Received: steps=-3"),
         ({"num_images": 1, "batch_size": 0}, "batch_size must be 1 or more"),
         ({"num_images": 1, "seed": -1}, "seed must be an integer of 0 or more"),
-        ({"num_images": 1, "solver": "ddim"}, "solver must be an object.* Received: solver='ddim'"),
+        ({"num_images": 1, "solver": "ddim"}, r"such as solvers.DDIM\(\). Received: solver='ddim'"),
         ({"num_images": 1, "jit_compile": "xla"}, "jit_compile must be True, .* Received: 'xla'"),
-        ({"num_images": 1, "guidance": 3.0}, "guidance must be an object.* Received: guidance=3.0"),
+        ({"num_images": 1, "guidance": 3.0}, r"guidance.ClassifierFree\(3.0\). Received: .*=3.0"),
     ],
 )
 def test_generate_refuses_what_makes_no_run(flow, arguments, message):

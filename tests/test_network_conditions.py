@@ -135,3 +135,37 @@ def test_num_classes_is_short_for_a_label():
         make(num_classes=3)
     with pytest.raises(ValueError, match=r"must be a dict of keras_dit\.conditions"):
         make(conditions={"label": 10})
+
+
+def test_a_negative_label_is_one_of_several_conditions():
+    """Away from that class, with everything else as it was said."""
+    network = make()
+    diffusion = keras_dit.Diffusion(network, ema=None)
+    x, _, y = inputs()
+    x = ops.convert_to_tensor(x)
+    denoiser, rates = diffusion.denoiser(), diffusion.schedule(0.4)
+    rates = keras_dit.Rates(*map(ops.convert_to_tensor, rates))
+    away = {**y, "label": np.full(4, 2, "int32")}
+    strong, weak = (numpy(denoiser(x, rates, told).x0) for told in (y, away))
+    told = tree.map_structure(ops.convert_to_tensor, y)
+    guided = guidance.NegativeLabel(3.0, label=2)(denoiser, told)(x, rates)
+    expected = weak + 3.0 * (strong - weak)
+    np.testing.assert_allclose(numpy(guided.x0), expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"label": 3}, r"label must lie in 0 ... 2\. Received: label=3"),
+        ({"label": 0, "condition": "age"}, r"one with classes.* Received: condition='age'"),
+        (
+            {"label": 0, "condition": "class"},
+            r"condition='class' for a network of \['label', 'age'",
+        ),
+    ],
+)
+def test_a_negative_label_that_the_network_does_not_have_is_refused(settings, message):
+    diffusion = keras_dit.Diffusion(make(), ema=None)
+    weak = guidance.Clipped(guidance.NegativeLabel(**settings))
+    with pytest.raises(ValueError, match=message):
+        diffusion.generate(conditions={"label": [0]}, guidance=weak)

@@ -280,3 +280,39 @@ def test_a_part_with_weights_is_refused():
     mlp.build((None, 6, 8))
     with pytest.raises(ValueError, match="without weights yet"):
         AdaLNBlock(2, mlp=mlp)
+
+
+# Parts of one's own that cannot be copied
+
+
+class Function(keras.layers.Layer):
+    def __init__(self, function, **kwargs):
+        super().__init__(**kwargs)
+
+
+class Plain(keras.layers.Layer):
+    def __init__(self, scale):
+        super().__init__()
+
+
+class Lost(keras.layers.Layer):
+    def __init__(self, scale, **kwargs):
+        super().__init__(**kwargs)
+
+    def get_config(self):
+        return super().get_config()
+
+
+@pytest.mark.parametrize(
+    ("part", "why"),
+    [
+        (Function(lambda x: x), "must override .get_config"),
+        (Plain(2.0), "unexpected keyword argument"),
+        (Lost(2.0), "missing 1 required positional argument: 'scale'"),
+    ],
+    ids=lambda part: type(part).__name__,
+)
+def test_a_part_that_cannot_be_copied_is_refused_by_name(part, why):
+    message = rf"mlp is copied by its configuration.* Received: mlp=.*{why}"
+    with pytest.raises(ValueError, match=message):
+        AdaLNBlock(2, mlp=part)

@@ -17,15 +17,24 @@ def copy_part(
         **settings: of its configuration, those that the owner decides.
 
     Raises:
-        ValueError: if the part is no layer, or one that has weights already.
+        ValueError: if the part is no layer, one that has weights already, or one whose
+            configuration does not make another.
     """
     if not isinstance(part, keras.layers.Layer) or part.weights:
         raise ValueError(
             f"{name} must be a Keras layer without weights yet, of which a copy is built. "
             f"Received: {name}={part!r}"
         )
-    config = {**part.get_config(), **settings, "name": name, "dtype": owner.dtype_policy}
-    return type(part).from_config(config)
+    try:
+        config = {**part.get_config(), **settings, "name": name, "dtype": owner.dtype_policy}
+        return type(part).from_config(config)
+    except (NotImplementedError, TypeError) as error:
+        raise ValueError(
+            f"{name} is copied by its configuration: get_config() has to return all arguments of "
+            "__init__, which has to take **kwargs for name and dtype, of a class with the "
+            "decorator @keras.saving.register_keras_serializable(). "
+            f"Received: {name}={part!r}, and of it: {' '.join(str(error).split())[:300]}"
+        ) from error
 
 
 def save_part(part: keras.layers.Layer | None) -> dict | None:
