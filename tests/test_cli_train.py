@@ -1,6 +1,7 @@
 """Laws of keras-dit train: what it is told, what it chooses, how it goes on."""
 
 import csv
+import importlib.util
 import json
 import math
 
@@ -237,6 +238,63 @@ def test_a_run_starts_from_the_weights_of_another(photo_run, photos, tmp_path, c
             pair = map(ops.convert_to_numpy, (value, start))
             np.testing.assert_allclose(*pair, atol=1e-6)
     assert new.schedule == source.schedule
+
+
+@pytest.mark.parametrize("kind", ["model.keras", "bare.safetensors", "folder"])
+def test_a_run_starts_from_a_file_of_any_kind(photos, tmp_path, kind):
+    """One that says nothing but its tensors is told its heads."""
+    model = keras_dit.Diffusion(keras_dit.DiTModel((8, 8, 3), 4, 8, 1, 2, num_classes=3), ema=0.5)
+    for weight in model.network.trainable_weights:
+        weight.assign(0.1 * np.random.default_rng(0).standard_normal(weight.shape))
+    source, heads = tmp_path / kind, []
+    if kind == "model.keras":
+        model.save(source)
+    elif kind == "folder":
+        with pytest.warns(UserWarning, match="DiTPipeline"):
+            keras_dit.weights.export(model.network, source, "diffusers")
+    else:
+        tensors = keras_dit.weights.layout.save(model.network)
+        safetensors = pytest.importorskip("safetensors.numpy")
+        plain = {n: np.ascontiguousarray(t.read()) for n, t in tensors.items()}
+        safetensors.save_file(plain, source)
+        heads = ["--num-heads", 2]
+    data = ["--data", photos, "--image-size", 8, "--batch-size", 12, "--epochs", 1]
+    how = ["--learning-rate", 1e-9, "--method", "ddpm", "--from", source, *heads]
+    assert command("train", *data, *how, "--run", tmp_path / "run") == 0
+    new = models.load(tmp_path / "run").diffusion
+    for weight, start in zip(new.network.weights, model.network.weights, strict=True):
+        np.testing.assert_allclose(*map(ops.convert_to_numpy, (weight, start)), atol=1e-6)
+
+
+def test_batches_are_accumulated_and_the_rate_goes_by_batches(photos, tmp_path, capsys):
+    data = ["--data", photos, "--image-size", 8, *TINY, "--batch-size", 3, "--epochs", 2]
+    how = ["--accumulate", 4, "--warmup", 0, "--learning-rate", 0.1]
+    assert command("train", *data, *how, "--run", tmp_path / "run") == 0
+    model = models.load(tmp_path / "run").diffusion
+    assert int(ops.convert_to_numpy(model.average.updates)) == 2
+    rates = [float(row["learning_rate"]) for row in log(tmp_path / "run")]
+    assert rates == pytest.approx([0.05, 0.0], abs=1e-6)  # the cosine in the middle, and its end
+    capsys.readouterr()
+    assert command("train", *data, "--accumulate", 9, "--run", tmp_path / "none") == 2
+    assert "the run has 8 batches, of which none" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_tensorboard_has_the_numbers_of_the_log(photos, tmp_path, capsys, monkeypatch):
+    data = ["--data", photos, "--image-size", 8, *TINY, "--batch-size", 12, "--epochs", 2]
+    if importlib.util.find_spec("tensorboard"):
+        assert command("train", *data, "--tensorboard", "--run", tmp_path / "run") == 0
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        read = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"tensors": 0})
+        read.Reload()
+        seen = [event.tensor_proto.float_val[0] for event in read.Tensors("loss")]
+        assert seen == pytest.approx([float(row["loss"]) for row in log(tmp_path / "run")])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    capsys.readouterr()
+    assert command("train", *data, "--tensorboard", "--run", tmp_path / "none") == 2
+    assert "pip install tensorboard" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,11 @@ from keras_dit.backend import exporting
 from keras_dit.conditions import Label, Vector
 
 SHAPE = (4, 4, 1)
-FORMATS = {"torch": ["torch", "onnx"]}.get(backend.BACKEND, ["tf_saved_model", "onnx"])
+FORMATS = {
+    "jax": ["tf_saved_model"],  # what jax2onnx makes of them has no open batch
+    "torch": ["torch", "onnx"],
+    "tensorflow": ["tf_saved_model", "onnx"],
+}[backend.BACKEND]
 NEEDS = {"onnx": "onnxruntime", "tf_saved_model": "tensorflow", "torch": "torch"}
 
 

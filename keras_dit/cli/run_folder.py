@@ -21,6 +21,7 @@ __all__ = [
     "Log",
     "RunFolder",
     "TensorBoard",
+    "check_tensorboard",
     "keep_autoencoder",
     "plot_loss",
     "write_config",
@@ -154,19 +155,19 @@ def plot_loss(log: pathlib.Path) -> bool:
     return True
 
 
-class TensorBoard(keras.callbacks.Callback):
-    """The numbers of log.csv for TensorBoard; it needs none of the backends.
+def check_tensorboard() -> None:
+    """Raise ImportError if tensorboard is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        raise ImportError("--tensorboard needs tensorboard: pip install tensorboard")
 
-    Raises:
-        ImportError: if tensorboard is not installed.
-    """
+
+class TensorBoard(keras.callbacks.Callback):
+    """The numbers of log.csv for TensorBoard; it needs none of the backends."""
 
     def __init__(self, folder: pathlib.Path):
         super().__init__()
-        try:
-            from tensorboard.summary import Writer
-        except ImportError:
-            raise ImportError("--tensorboard needs it: pip install tensorboard") from None
+        from tensorboard.summary import Writer
+
         self.writer = Writer(str(folder))
 
     def on_epoch_end(self, epoch, logs=None):

@@ -28,10 +28,11 @@ def opened(
     Raises:
         ValueError: if sizes are given too, or the model is not for this data.
     """
-    wrong = [spelled(name) for name in SIZES if given[name] is not None]
+    heads = given["num_heads"]  # which a file from elsewhere may leave open
+    wrong = [spelled(n) for n in SIZES if given[n] is not None and n != "num_heads"]
     if wrong:
         raise ValueError(f"--from brings its own sizes: leave out {', '.join(wrong)}")
-    found = models.load(settings.source)
+    found = models.load(settings.source, num_heads=heads)
     network = found.diffusion.network
     codec = found.diffusion.codec if isinstance(codec, Pixels) else codec
     here = (network.image_shape, network.num_classes)

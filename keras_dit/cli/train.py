@@ -162,6 +162,8 @@ def run(arguments):
     backend.reuse_freed_memory()
     with common.claimed(arguments.folder) as folder:
         given = {n: v for n, v in vars(arguments).items() if n not in NOT_SETTINGS}
+        if arguments.tensorboard:
+            run_folder.check_tensorboard()
         if arguments.resume:
             settings, model, data = _old(folder, given)
         else:
@@ -236,6 +238,12 @@ def _size(size):
 
 
 def _compile(model, settings, data):
+    batches = settings.epochs * len(data)
+    if settings.accumulate > batches:
+        raise ValueError(
+            f"--accumulate {settings.accumulate}: the run has {batches} batches, of which none "
+            "would make a step"
+        )
     width = model.network.config["hidden_size"]
     rate = recipe.learning_rate(
         settings.learning_rate or 0.128 / width,

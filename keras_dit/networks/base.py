@@ -81,7 +81,9 @@ class Network(Exportable):
         copy = type(self).from_config(self.get_config())
         values = self.weights if values is None else values
         stores = []
-        with backend.holding(self, [ops.convert_to_tensor(value) for value in values]):
+        # By way of numpy: what is held must be no variable.
+        held = [ops.convert_to_tensor(ops.convert_to_numpy(value)) for value in values]
+        with backend.holding(self, held):
             for layer in backend.layers_of(self):
                 stores.append({})
                 layer.save_own_variables(stores[-1])
