@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from closed_form import denoise, run
 from keras import ops
+from test_orders import DEVIATION, MEAN, moments_after
 
 from keras_dit import Rates, sampler, schedules, solvers
 
@@ -83,3 +84,31 @@ def test_no_solver_is_worse_than_ddim(schedule, grid):
         most = error(solvers.DDIM(), rates)
         for solver in SOLVERS:
             assert error(solver, rates) <= most, (solver, steps)
+
+
+# With noise: x0 is Gaussian, so that each run's mean and variance are known (test_orders.py)
+
+
+def moments_error(solver, rates):
+    """Of the mean and the variance of a whole run, the denoiser at its end included."""
+    last = rates[-1]
+    gain = last.alpha * DEVIATION**2 / (last.alpha**2 * DEVIATION**2 + last.sigma**2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean, variance = moments_after(solver, rates)
+    mean = MEAN + gain * (mean - last.alpha * MEAN)
+    return np.hypot(mean - MEAN, gain**2 * variance - DEVIATION**2)
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_no_order_or_share_of_noise_is_worse_than_ddpm(grid):
+    tables = not isinstance(grid, (schedules.LeadingGrid, schedules.LinspaceGrid))
+    for schedule in SCHEDULES:
+        if schedule.steps is None and not tables:
+            continue
+        for steps in COUNTS:
+            table = schedule(sampler.run_times(schedule, steps, grid)[:-1])
+            columns = [ops.convert_to_numpy(column).astype("float64") for column in table]
+            rates = [Rates(*row) for row in zip(*columns, strict=True)]
+            most = moments_error(solvers.DDPM(), rates) * (1 + 1e-9)
+            for solver in (solvers.DPMSolverPP2MSDE(), solvers.DDIM(0.5)):
+                assert moments_error(solver, rates) <= most, (schedule, solver, steps)

@@ -63,6 +63,7 @@ class Sampler(Exportable):
         # On the host: what is traced is to hold them as numbers.
         self.rates = [[float(ops.convert_to_numpy(x)) for x in row] for row in rates]
         self.network = denoiser.network.copied(denoiser.values)
+        self.network.trainable = False  # nothing is kept for gradients
         self.denoiser = Denoiser(self.network, denoiser.schedule, denoiser.prediction)
         self.built = True
 
