@@ -125,12 +125,14 @@ def diffusion(codec, seed=0):
     return model
 
 
-def test_training_on_kept_latents_is_training_on_their_images(codec, folder):
-    losses = []
-    for given in (cached_latents(folder, 4, flip=False), batches()):
-        model = diffusion(codec)
-        losses.append(model.fit(given, epochs=2, shuffle=False, verbose=0).history["loss"])
-    np.testing.assert_allclose(*losses, rtol=2e-3)
+def test_what_a_step_draws_of_kept_latents_it_draws_of_their_images(codec, folder):
+    kept, images = (
+        given.batch(1, 2) for given in (cached_latents(folder, 4, flip=False), batches())
+    )
+    np.testing.assert_array_equal(kept[1], images[1])
+    drawn = [codec.encode(x, keras.random.SeedGenerator(3)) for x in (kept[0], images[0])]
+    one, two = (ops.convert_to_numpy(x0) for x0 in drawn)
+    np.testing.assert_allclose(one, two, rtol=2e-3, atol=2e-3)
 
 
 def test_each_epoch_draws_its_latents_anew(codec, folder):
