@@ -12,7 +12,7 @@ if BACKEND == "torch":
 EXPORT_FORMAT = "torch" if BACKEND == "torch" else "tf_saved_model"
 
 # The modules that a format takes beside the backend.
-_MODULES = {
+_MODULES: dict[str, dict[str, tuple[str, ...]]] = {
     "jax": {"tf_saved_model": ("tensorflow",), "onnx": ("jax2onnx",)},
     "torch": {"tf_saved_model": ("torch_xla", "tensorflow"), "onnx": ("onnx",)},
     "tensorflow": {"onnx": ("tf2onnx",)},

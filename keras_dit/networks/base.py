@@ -80,7 +80,7 @@ class Network(Exportable):
         """
         copy = type(self).from_config(self.get_config())
         values = self.weights if values is None else values
-        stores = []
+        stores: list[dict] = []
         # By way of numpy: what is held must be no variable.
         held = [ops.convert_to_tensor(ops.convert_to_numpy(value)) for value in values]
         with backend.holding(self, held):

@@ -88,7 +88,7 @@ class Sampler(Exportable):
     def call(self, noise: Any, *told: Any) -> Any:
         step_noise = None
         if self.solver.stochastic:
-            *told, step_noise = told
+            step_noise, told = told[-1], told[:-1]
         condition = told[0] if told else None
         denoiser, guidances = self.denoiser.settled(), iter(self.guidances)
 
