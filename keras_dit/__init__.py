@@ -64,3 +64,8 @@ __all__ = [
     "solvers",
     "weights",
 ]
+
+# What completion shows of a room is what is meant for its users.
+for _room in [globals()[name] for name in __all__]:
+    if hasattr(_room, "__all__"):
+        _room.__dir__ = _room.__all__.copy

@@ -22,6 +22,18 @@ from keras_dit.schedules import Rates
 from keras_dit.schedules.base import columns
 from keras_dit.serialization import Configurable, number, register
 
+__all__ = [
+    "Autoguidance",
+    "ClassifierFree",
+    "Clipped",
+    "Contrast",
+    "Guidance",
+    "Interval",
+    "NegativeLabel",
+    "Ramp",
+    "Unguided",
+]
+
 
 class Guidance(Configurable):
     """How a condition steers a denoiser. Subclasses are frozen dataclasses.

@@ -15,6 +15,19 @@ from keras_dit.predictions import Denoised, LearnedVariance
 from keras_dit.schedules import Rates, TableSchedule, broadcast
 from keras_dit.serialization import Configurable, register
 
+__all__ = [
+    "Batch",
+    "EqualWeighting",
+    "Hybrid",
+    "LogitNormalTimes",
+    "MeanSquaredError",
+    "MinSNR",
+    "Objective",
+    "TimeDistribution",
+    "UniformTimes",
+    "Weighting",
+]
+
 
 class TimeDistribution(Configurable):
     """How the times of a training batch are drawn. Subclasses are frozen dataclasses."""

@@ -20,6 +20,19 @@ from keras import ops
 from keras_dit.schedules import broadcast
 from keras_dit.serialization import Configurable, register
 
+__all__ = [
+    "CleanSample",
+    "DataVelocity",
+    "Denoised",
+    "FlowVelocity",
+    "HalfUnused",
+    "LearnedVariance",
+    "Noise",
+    "Preconditioned",
+    "Prediction",
+    "V",
+]
+
 
 class Denoised(NamedTuple):
     """What a denoiser knows of x_t.

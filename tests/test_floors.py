@@ -92,3 +92,10 @@ def test_nothing_is_put_onto_what_another_room_made(path):
     targets = [t for node in ast.walk(tree) if isinstance(node, ast.Assign) for t in node.targets]
     put = [t for t in targets if isinstance(t, ast.Attribute) and ast.unparse(t.value) in ours]
     assert not put, f"{name(path)} assigns {ast.unparse(put[0])}"
+
+
+@pytest.mark.parametrize("room", ["guidance", "images", "objectives", "predictions", "solvers"])
+def test_completion_shows_what_is_meant(room):
+    shown = dir(getattr(keras_dit, room))
+    assert shown == sorted(getattr(keras_dit, room).__all__)
+    assert {"keras", "np", "base", "register"}.isdisjoint(shown)
