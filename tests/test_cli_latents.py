@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -159,6 +160,7 @@ def test_ctrl_c_says_how_to_go_on(place, tmp_path, monkeypatch, capsys):
         ("autoencoder --data digits --factor 16 --out {t}/ae.keras", "multiples of 16"),
         ("autoencoder --data digits --factor 2 --width 9 --out {t}/a.keras", "a multiple of 8"),
         ("train --data {p}/latents --autoencoder {t}/other.keras --run {t}/r", "is another one"),
+        ("train --data {t}/moved --run {t}/r", "gone.keras any more: give --autoencoder"),
         ("train --data {p}/latents --image-size 4 --run {t}/r", r"None or (8, 8)"),
     ],
 )
@@ -167,6 +169,11 @@ def test_a_mistake_is_answered_with_one_line(place, tmp_path, capsys, arguments,
         keras.utils.set_random_seed(1)
         network = AutoencoderKL(3, 2, (8, 8, 8, 8), 1, 8, mid_attention=False)
         Autoencoder(network).save(tmp_path / "other.keras")
+    if "moved" in arguments:
+        shutil.copytree(place / "latents", tmp_path / "moved")
+        facts = json.loads((tmp_path / "moved" / "latents.json").read_text())
+        facts["autoencoder"]["path"] = "gone.keras"
+        (tmp_path / "moved" / "latents.json").write_text(json.dumps(facts))
     capsys.readouterr()
     assert command(*arguments.format(p=place, t=tmp_path).split()) == 2
     (line,) = capsys.readouterr().err.splitlines()
