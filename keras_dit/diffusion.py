@@ -3,6 +3,8 @@
 import contextlib
 import functools
 import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,9 +13,14 @@ from keras import ops
 from keras_dit import backend, notices, processes, sampling, weights
 from keras_dit.codecs import Codec, Pixels
 from keras_dit.guidance import Guidance, Unguided
+from keras_dit.networks.base import Network
+from keras_dit.objectives import Objective
+from keras_dit.predictions import Prediction
+from keras_dit.processes import Process
 from keras_dit.sampling.caching import Cache, check_network
 from keras_dit.sampling.denoiser import Denoiser
 from keras_dit.sampling.generation import Generation, Run
+from keras_dit.schedules import NoiseSchedule, TimeGrid
 from keras_dit.serialization import register
 from keras_dit.solvers import DDIM, Solver
 from keras_dit.training import checks, data, step
@@ -58,15 +65,15 @@ class Diffusion(keras.Model):
 
     def __init__(
         self,
-        network,
-        schedule=None,
-        prediction=None,
-        objective=None,
-        codec=None,
-        ema=0.9999,
+        network: Network,
+        schedule: NoiseSchedule | None = None,
+        prediction: Prediction | None = None,
+        objective: Objective | None = None,
+        codec: Codec | None = None,
+        ema: float | None = 0.9999,
         *,
-        process=None,
-        class_names=None,
+        process: Process | None = None,
+        class_names: Sequence[str] | None = None,
         **kwargs,
     ):
         super().__init__(autocast=False, **kwargs)
@@ -96,7 +103,7 @@ class Diffusion(keras.Model):
     # Construction
 
     @classmethod
-    def from_preset(cls, preset, **overrides):
+    def from_preset(cls, preset: Any, **overrides: Any) -> "Diffusion":
         """A diffusion model with published weights and the process that belongs to them.
 
         DiT: DDPM's linear table, the noise and, where the network has it, a learned variance.
@@ -122,17 +129,17 @@ class Diffusion(keras.Model):
         return cls(network, **{**source.parts(network, parts), **parts})
 
     @property
-    def schedule(self):
+    def schedule(self) -> NoiseSchedule:
         """The `NoiseSchedule` of the process."""
         return self.process.schedule
 
     @property
-    def prediction(self):
+    def prediction(self) -> Prediction:
         """The `Prediction` of the process."""
         return self.process.prediction
 
     @property
-    def objective(self):
+    def objective(self) -> Objective:
         """The `Objective` of the process."""
         return self.process.objective
 
@@ -144,7 +151,9 @@ class Diffusion(keras.Model):
 
     # Training
 
-    def compile(self, optimizer=None, jit_compile=None, **kwargs):
+    def compile(
+        self, optimizer: Any = None, jit_compile: bool | None = None, **kwargs: Any
+    ) -> None:
         """Set the optimizer.
 
         Args:
@@ -193,8 +202,15 @@ class Diffusion(keras.Model):
             )
 
     def fit(
-        self, x=None, y=None, batch_size=None, epochs=1, verbose="auto", callbacks=None, **kwargs
-    ):
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Sequence | None = None,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
         """Train. As `keras.Model.fit`, with images as x and labels as y.
 
         Args:
@@ -274,8 +290,14 @@ class Diffusion(keras.Model):
             return super().test_on_batch(*data.plain_batch((x, y, sample_weight)), **kwargs)
 
     def evaluate(
-        self, x=None, y=None, batch_size=None, verbose="auto", sample_weight=None, **kwargs
-    ):
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        sample_weight: Any = None,
+        **kwargs: Any,
+    ) -> Any:
         """The loss of the averaged weights, as `keras.Model.evaluate`.
 
         Times and noise are the same at every call, so that two losses can be compared.
@@ -333,7 +355,7 @@ class Diffusion(keras.Model):
 
     # Sampling
 
-    def denoiser(self):
+    def denoiser(self) -> Denoiser:
         """E[x0 | x_t] as the averaged weights know it: a `Denoiser`.
 
         Before the first update of the average it has the weights, which may have been loaded since.
@@ -349,21 +371,21 @@ class Diffusion(keras.Model):
 
     def generate(
         self,
-        labels=None,
-        num_images=None,
-        steps=None,
-        solver=None,
-        guidance=None,
-        grid=None,
-        seed=0,
-        batch_size=64,
-        callback=None,
-        verbose=False,
-        cache=None,
-        jit_compile="auto",
-        conditions=None,
-        caching=None,
-    ):
+        labels: Any = None,
+        num_images: int | None = None,
+        steps: int | None = None,
+        solver: Solver | None = None,
+        guidance: Guidance | None = None,
+        grid: TimeGrid | None = None,
+        seed: int | Sequence[int] = 0,
+        batch_size: int = 64,
+        callback: Callable | None = None,
+        verbose: bool | str = False,
+        cache: Cache | None = None,
+        jit_compile: bool | str = "auto",
+        conditions: dict | None = None,
+        caching: Cache | None = None,
+    ) -> np.ndarray:
         """Make images.
 
         An image depends on the seed, its place in the call, its label and the settings, not
@@ -411,21 +433,21 @@ class Diffusion(keras.Model):
 
     def generate_batches(
         self,
-        labels=None,
-        num_images=None,
-        steps=None,
-        solver=None,
-        guidance=None,
-        grid=None,
-        seed=0,
-        batch_size=64,
-        callback=None,
-        verbose=False,
-        cache=None,
-        jit_compile="auto",
-        conditions=None,
-        caching=None,
-    ):
+        labels: Any = None,
+        num_images: int | None = None,
+        steps: int | None = None,
+        solver: Solver | None = None,
+        guidance: Guidance | None = None,
+        grid: TimeGrid | None = None,
+        seed: int | Sequence[int] = 0,
+        batch_size: int = 64,
+        callback: Callable | None = None,
+        verbose: bool | str = False,
+        cache: Cache | None = None,
+        jit_compile: bool | str = "auto",
+        conditions: dict | None = None,
+        caching: Cache | None = None,
+    ) -> Iterator[np.ndarray]:
         """Make images batch by batch, so that all of them never are in memory at once.
 
         Args:
@@ -455,13 +477,13 @@ class Diffusion(keras.Model):
         run = Run(self.denoiser(), times, count, solver, guidance, cache, seed, callback)
         return self._generation(run, chunks, condition, self.codec.decode, verbose, jit_compile)
 
-    def sampling_network(self):
+    def sampling_network(self) -> Network:
         """A copy of the network with the weights that `generate` uses, such as for an export."""
         return self.network.copied(self.denoiser().values)
 
     # Saving
 
-    def get_config(self):
+    def get_config(self) -> dict:
         parts = {"network": self.network, "process": self.process, "codec": self.codec}
         config = {name: keras.saving.serialize_keras_object(part) for name, part in parts.items()}
         names = {} if self.class_names is None else {"class_names": list(self.class_names)}

@@ -13,12 +13,14 @@ not need this: `solvers.DDPM` is a draw from p.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
 
 from keras_dit import draws
+from keras_dit.schedules import Rates
 from keras_dit.schedules.base import columns
 
 
@@ -46,7 +48,7 @@ class Chain:
         x0_coefficient, x_t_coefficient: of the posterior's mean.
     """
 
-    def __init__(self, schedule, steps=None):
+    def __init__(self, schedule: Any, steps: int | None = None):
         signal = schedule.alphas_cumprod()
         self.schedule = schedule
         self.steps = np.arange(len(signal)) if steps is None else np.unique(steps)
@@ -62,11 +64,11 @@ class Chain:
         self.x0_coefficient = np.sqrt(before) * share
         self.x_t_coefficient = np.sqrt(1.0 - self.betas) * (1.0 - before) / (1.0 - signal)
 
-    def rates(self, k):
+    def rates(self, k: Any) -> Rates:
         """The `Rates` of steps k, integers of any shape."""
         return self.schedule((self.steps[k] + 1.0) / self.schedule.steps)
 
-    def posterior(self, x0, x_t, k):
+    def posterior(self, x0: Any, x_t: Any, k: Any) -> Any:
         """q(x_{k−1} | x_k, x0).
 
         Args:
@@ -79,7 +81,7 @@ class Chain:
         mean = _of(self.x0_coefficient, k, x0) * x0 + _of(self.x_t_coefficient, k, x0) * x_t
         return Normal(mean, _of(self.posterior_log_variance, k, x0))
 
-    def reverse(self, denoised, x_t, k, variance_fraction=0.0):
+    def reverse(self, denoised: Any, x_t: Any, k: Any, variance_fraction: Any = 0.0) -> Any:
         """p(x_{k−1} | x_k), as the denoiser has it.
 
         Args:
@@ -101,7 +103,7 @@ class Chain:
         mean = self.posterior(denoised.x0, x_t, k).mean
         return Normal(mean, fraction * high + (1.0 - fraction) * low)
 
-    def bound(self, x0, x_t, k, denoised, variance_fraction=0.0):
+    def bound(self, x0: Any, x_t: Any, k: Any, denoised: Any, variance_fraction: Any = 0.0) -> Any:
         """The term of the bound at each sample's step.
 
         Args:
@@ -116,7 +118,7 @@ class Chain:
         decoder = _bits(-discretized_log_likelihood(x0, reverse))
         return ops.where(k == 0, decoder, divergence)
 
-    def prior(self, x0):
+    def prior(self, x0: Any) -> Any:
         """L_T, the term that no training can lower: float32 (B,), in bits per dimension."""
         rates = self.rates(len(self.steps) - 1)
         last = Normal(rates.alpha * x0, 2.0 * ops.log(rates.sigma))
@@ -141,7 +143,14 @@ class Bound(NamedTuple):
     noise_error: Any
 
 
-def bits_per_dimension(denoise, x0, chain, noise=None, seed=0, variance_fraction=0.0):
+def bits_per_dimension(
+    denoise: Callable,
+    x0: Any,
+    chain: Any,
+    noise: Any = None,
+    seed: Any = 0,
+    variance_fraction: Any = 0.0,
+) -> Any:
     """The variational bound of −log₂ p(x0), over all steps of a chain.
 
     Args:
@@ -179,14 +188,14 @@ def _host_noise(seed, k, shape):
     return draws.generator(seed, k).standard_normal(tuple(shape), dtype="float32")
 
 
-def kl(p, q):
+def kl(p: Any, q: Any) -> Any:
     """KL(p ‖ q) of two `Normal`s, number by number, in nats."""
     difference = ops.convert_to_tensor(p.log_variance - q.log_variance, "float32")
     distance = ops.square(p.mean - q.mean) * ops.exp(-q.log_variance * ops.ones_like(difference))
     return 0.5 * (ops.exp(difference) - difference - 1.0 + distance)
 
 
-def discretized_log_likelihood(x, normal):
+def discretized_log_likelihood(x: Any, normal: Any) -> Any:
     """log p(x) of 8-bit values: what the normal has between x − 1/255 and x + 1/255, in nats.
 
     The lowest bin reaches to −∞ and the highest to ∞. The distribution function is the tanh

@@ -10,8 +10,9 @@ and differ in what is weak.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import keras
 import numpy as np
@@ -48,7 +49,7 @@ class Guidance(Configurable):
     example = "guidance.ClassifierFree(3.0)"
     copies = 1
 
-    def __call__(self, denoiser, condition):
+    def __call__(self, denoiser: Any, condition: Any) -> Any:
         """The denoiser of one batch.
 
         Args:
@@ -60,10 +61,10 @@ class Guidance(Configurable):
         """
         raise NotImplementedError
 
-    def check(self, network):
+    def check(self, network: Any) -> Any:
         """Raise ValueError if what a network is told cannot be guided so; on the host."""
 
-    def simplified(self, times: Sequence, samples: Sequence, count: int) -> "Guidance":
+    def simplified(self, times: Any, samples: Any, count: int) -> "Guidance":
         """What does the same at some times for some samples; on the host, before a step.
 
         Args:
@@ -85,7 +86,7 @@ class Guidance(Configurable):
 class Unguided(Guidance):
     """The denoiser under its condition, as it is."""
 
-    def __call__(self, denoiser, condition):
+    def __call__(self, denoiser: Any, condition: Any) -> Any:
         return lambda x_t, rates: denoiser(x_t, rates, condition)
 
 
@@ -121,11 +122,11 @@ class Contrast(Guidance):
         if not 0.0 <= self.rescale <= 1.0:
             raise ValueError(f"rescale must be in [0, 1]. Received: rescale={self.rescale}")
 
-    def estimates(self, denoiser, condition, x_t, rates):
+    def estimates(self, denoiser: Any, condition: Any, x_t: Any, rates: Rates) -> tuple:
         """The strong `Denoised`, and the weak x0."""
         raise NotImplementedError
 
-    def __call__(self, denoiser, condition):
+    def __call__(self, denoiser: Any, condition: Any) -> Any:
         if condition is None and self.needs_condition:
             raise ValueError(f"{type(self).__name__} needs labels. Received: condition=None")
         if _is_one(self.scale):
@@ -145,11 +146,11 @@ class Contrast(Guidance):
 
         return denoise
 
-    def simplified(self, times, samples, count):
+    def simplified(self, times: Any, samples: Any, count: int) -> Any:
         scale = self.scale
         if callable(scale):
             scales = [float(ops.convert_to_numpy(scale(t))) for t in times]
-            scale = scales[0] if len(set(scales)) == 1 else _AtTimes(times, scales)
+            scale = scales[0] if len(set(scales)) == 1 else _AtTimes(times, tuple(scales))
         elif isinstance(scale, tuple):
             if len(scale) != count:
                 raise ValueError(f"there are {len(scale)} scales for {count} samples")
@@ -168,7 +169,7 @@ class ClassifierFree(Contrast):
 
     copies = 2
 
-    def estimates(self, denoiser, condition, x_t, rates):
+    def estimates(self, denoiser: Any, condition: Any, x_t: Any, rates: Rates) -> tuple:
         return _both(denoiser, condition, denoiser.null(condition), x_t, rates)
 
 
@@ -195,7 +196,7 @@ class NegativeLabel(Contrast):
         if self.label < 0:
             raise ValueError(f"label must be 0 or more. Received: label={self.label}")
 
-    def check(self, network):
+    def check(self, network: Any) -> Any:
         conditions = network.conditions
         chosen = conditions.get(self.condition)
         if chosen is None and len(conditions) == 1:
@@ -209,7 +210,7 @@ class NegativeLabel(Contrast):
         if self.label >= classes:
             raise ValueError(f"label must lie in 0 ... {classes - 1}. Received: label={self.label}")
 
-    def estimates(self, denoiser, condition, x_t, rates):
+    def estimates(self, denoiser: Any, condition: Any, x_t: Any, rates: Rates) -> tuple:
         if isinstance(condition, dict):
             away = ops.full_like(condition[self.condition], self.label)
             other = {**condition, self.condition: away}
@@ -243,7 +244,7 @@ class Autoguidance(Contrast):
                 f"Received: weak={self.weak!r}"
             )
 
-    def estimates(self, denoiser, condition, x_t, rates):
+    def estimates(self, denoiser: Any, condition: Any, x_t: Any, rates: Rates) -> tuple:
         return denoiser(x_t, rates, condition), self.weak(x_t, rates, condition).x0
 
 
@@ -263,7 +264,7 @@ class Clipped(Guidance):
     def copies(self):
         return self.guidance.copies
 
-    def __call__(self, denoiser, condition):
+    def __call__(self, denoiser: Any, condition: Any) -> Any:
         inner = self.guidance(denoiser, condition)
 
         def denoise(x_t, rates):
@@ -272,10 +273,10 @@ class Clipped(Guidance):
 
         return denoise
 
-    def check(self, network):
+    def check(self, network: Any) -> Any:
         self.guidance.check(network)
 
-    def simplified(self, times, samples, count):
+    def simplified(self, times: Any, samples: Any, count: int) -> Any:
         inner = self.guidance.simplified(times, samples, count)
         return dataclasses.replace(self, guidance=inner)
 
@@ -297,7 +298,7 @@ class Interval(Configurable):
     low: float = number(0.2)
     high: float = number(0.8)
 
-    def __call__(self, t):
+    def __call__(self, t: Any) -> Any:
         return ops.where((t >= self.low) & (t <= self.high), self.scale, 1.0)
 
 
@@ -309,7 +310,7 @@ class Ramp(Configurable):
     start: float = number(1.0)
     end: float = number(4.0)
 
-    def __call__(self, t):
+    def __call__(self, t: Any) -> Any:
         return self.end + (self.start - self.end) * t
 
 

@@ -4,6 +4,7 @@ L = E_{t, x0, ε} [ w(t) ‖ output − target ‖² ],   the mean over an image
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -32,7 +33,7 @@ __all__ = [
 class TimeDistribution(Configurable):
     """How the times of a training batch are drawn. Subclasses are frozen dataclasses."""
 
-    def __call__(self, n, seed):
+    def __call__(self, n: Any, seed: Any) -> Any:
         """n times in [0, 1], float32 (n,), from a `keras.random.SeedGenerator`."""
         raise NotImplementedError
 
@@ -42,7 +43,7 @@ class TimeDistribution(Configurable):
 class UniformTimes(TimeDistribution):
     """Every time equally often."""
 
-    def __call__(self, n, seed):
+    def __call__(self, n: Any, seed: Any) -> Any:
         return keras.random.uniform((n,), seed=seed, dtype="float32")
 
 
@@ -62,7 +63,7 @@ class LogitNormalTimes(TimeDistribution):
         if not (math.isfinite(self.mean) and 0 < self.std < math.inf):
             raise ValueError(f"mean must be finite and std positive. Received: {self}")
 
-    def __call__(self, n, seed):
+    def __call__(self, n: Any, seed: Any) -> Any:
         normal = keras.random.normal((n,), seed=seed, dtype="float32")
         return ops.sigmoid(self.mean + self.std * normal)
 
@@ -70,7 +71,7 @@ class LogitNormalTimes(TimeDistribution):
 class Weighting(Configurable):
     """How much an error at a time counts. Subclasses are frozen dataclasses."""
 
-    def __call__(self, rates, prediction):
+    def __call__(self, rates: Rates, prediction: Any) -> Any:
         """The factor of the squared error of the output, float32 (B,)."""
         raise NotImplementedError
 
@@ -80,7 +81,7 @@ class Weighting(Configurable):
 class EqualWeighting(Weighting):
     """1 at every time: for the noise prediction DDPM's simple loss."""
 
-    def __call__(self, rates, prediction):
+    def __call__(self, rates: Rates, prediction: Any) -> Any:
         return ops.ones_like(rates.alpha)
 
 
@@ -102,7 +103,7 @@ class MinSNR(Weighting):
         if not 0 < self.gamma < math.inf:
             raise ValueError(f"gamma must be positive and finite. Received: gamma={self.gamma}")
 
-    def __call__(self, rates, prediction):
+    def __call__(self, rates: Rates, prediction: Any) -> Any:
         tiny = 1e-12  # σ is 0 at t = 0, where the weight is γ times a sensitivity of 0
         snr = (rates.alpha / ops.maximum(rates.sigma, tiny)) ** 2
         return ops.minimum(snr, self.gamma) * prediction.sensitivity(rates) ** 2
@@ -132,14 +133,14 @@ class Objective(Configurable):
 
     example = "objectives.MeanSquaredError()"
 
-    def check(self, process):
+    def check(self, process: Any) -> Any:
         """Raise ValueError if the objective cannot go with the other parts of a `Process`."""
 
-    def sample_times(self, n, seed):
+    def sample_times(self, n: Any, seed: Any) -> Any:
         """n times in [0, 1], float32 (n,), from a `keras.random.SeedGenerator`."""
         raise NotImplementedError
 
-    def loss(self, evaluate, batch, rates, process):
+    def loss(self, evaluate: Callable, batch: Any, rates: Rates, process: Any) -> Any:
         """The loss of each sample.
 
         Args:
@@ -169,14 +170,14 @@ class MeanSquaredError(Objective):
     times: TimeDistribution = UniformTimes()
     weighting: Weighting = EqualWeighting()
 
-    def sample_times(self, n, seed):
+    def sample_times(self, n: Any, seed: Any) -> Any:
         return self.times(n, seed)
 
-    def loss(self, evaluate, batch, rates, process):
+    def loss(self, evaluate: Callable, batch: Any, rates: Rates, process: Any) -> Any:
         output = evaluate(batch.noisy(rates), rates)
         return self.error(output, batch, rates, process.prediction)
 
-    def error(self, output, batch, rates, prediction):
+    def error(self, output: Any, batch: Any, rates: Rates, prediction: Any) -> Any:
         """The weighted mean square of an output's error, (B,)."""
         error = prediction.mean_part(output) - prediction.target(batch.x0, batch.noise, rates)
         error = ops.mean(ops.square(error), axis=tuple(range(1, len(error.shape))))
@@ -201,7 +202,7 @@ class Hybrid(Objective):
 
     times: TimeDistribution = UniformTimes()
 
-    def check(self, process):
+    def check(self, process: Any) -> Any:
         if not isinstance(process.schedule, TableSchedule):
             raise ValueError(
                 "the variational bound is that of a table: the schedule must be a TableSchedule. "
@@ -213,10 +214,10 @@ class Hybrid(Objective):
                 f"LearnedVariance. Received: prediction={process.prediction}"
             )
 
-    def sample_times(self, n, seed):
+    def sample_times(self, n: Any, seed: Any) -> Any:
         return self.times(n, seed)
 
-    def loss(self, evaluate, batch, rates, process):
+    def loss(self, evaluate: Callable, batch: Any, rates: Rates, process: Any) -> Any:
         x_t = batch.noisy(rates)
         output = evaluate(x_t, rates)
         k = ops.cast(ops.round(process.schedule.timestep(rates.t)), "int32")

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from keras_dit.schedules import broadcast
+from keras_dit.schedules import Rates, broadcast
 from keras_dit.serialization import Configurable, register
 
 __all__ = [
@@ -53,29 +53,33 @@ class Prediction(Configurable):
     """The meaning of a network's output. Subclasses are frozen dataclasses."""
 
     example = "predictions.Noise()"
-    needs_signal = False  # whether x0 cannot be had where alpha is 0
 
-    def output_channels(self, channels):
+    @property
+    def needs_signal(self) -> bool:
+        """Whether x0 cannot be had where alpha is 0."""
+        return False
+
+    def output_channels(self, channels: int) -> int:
         """How many channels the network has to give for images of `channels`."""
         return channels
 
-    def mean_part(self, output):
+    def mean_part(self, output: Any) -> Any:
         """The part of the output that `target` is for: all, unless the variance is learned."""
         return output
 
-    def network_input(self, x_t, rates):
+    def network_input(self, x_t: Any, rates: Rates) -> Any:
         """What the network is given for x_t: x_t itself, unless the prediction scales it."""
         return x_t
 
-    def target(self, x0, noise, rates):
+    def target(self, x0: Any, noise: Any, rates: Rates) -> Any:
         """What the output should be, (B, ...)."""
         raise NotImplementedError
 
-    def denoised(self, output, x_t, rates):
+    def denoised(self, output: Any, x_t: Any, rates: Rates) -> Denoised:
         """`Denoised` from the network's output at x_t, (B, ...)."""
         raise NotImplementedError
 
-    def sensitivity(self, rates):
+    def sensitivity(self, rates: Rates) -> Any:
         """|∂x0/∂output|: how far x0 moves with the output. Shape of the rates."""
         raise NotImplementedError
 
@@ -87,14 +91,14 @@ class Noise(Prediction):
 
     needs_signal = True
 
-    def target(self, x0, noise, rates):
+    def target(self, x0: Any, noise: Any, rates: Rates) -> Any:
         return noise
 
-    def denoised(self, output, x_t, rates):
+    def denoised(self, output: Any, x_t: Any, rates: Rates) -> Denoised:
         rates = broadcast(rates, x_t)
         return Denoised((x_t - rates.sigma * output) / rates.alpha)
 
-    def sensitivity(self, rates):
+    def sensitivity(self, rates: Rates) -> Any:
         return rates.sigma / rates.alpha
 
 
@@ -103,13 +107,13 @@ class Noise(Prediction):
 class CleanSample(Prediction):
     """The network gives the clean sample x0 itself."""
 
-    def target(self, x0, noise, rates):
+    def target(self, x0: Any, noise: Any, rates: Rates) -> Any:
         return x0
 
-    def denoised(self, output, x_t, rates):
+    def denoised(self, output: Any, x_t: Any, rates: Rates) -> Denoised:
         return Denoised(output)
 
-    def sensitivity(self, rates):
+    def sensitivity(self, rates: Rates) -> Any:
         return ops.ones_like(rates.alpha)
 
 
@@ -118,15 +122,15 @@ class CleanSample(Prediction):
 class V(Prediction):
     """The network gives v = α ε − σ x0."""
 
-    def target(self, x0, noise, rates):
+    def target(self, x0: Any, noise: Any, rates: Rates) -> Any:
         rates = broadcast(rates, x0)
         return rates.alpha * noise - rates.sigma * x0
 
-    def denoised(self, output, x_t, rates):
+    def denoised(self, output: Any, x_t: Any, rates: Rates) -> Denoised:
         rates = broadcast(rates, x_t)
         return Denoised((rates.alpha * x_t - rates.sigma * output) / _power(rates))
 
-    def sensitivity(self, rates):
+    def sensitivity(self, rates: Rates) -> Any:
         return rates.sigma / _power(rates)
 
 
@@ -135,14 +139,14 @@ class V(Prediction):
 class FlowVelocity(Prediction):
     """The network gives u = ε − x0, which for a rectified flow is dx_t/dt."""
 
-    def target(self, x0, noise, rates):
+    def target(self, x0: Any, noise: Any, rates: Rates) -> Any:
         return noise - x0
 
-    def denoised(self, output, x_t, rates):
+    def denoised(self, output: Any, x_t: Any, rates: Rates) -> Denoised:
         rates = broadcast(rates, x_t)
         return Denoised((x_t - rates.sigma * output) / (rates.alpha + rates.sigma))
 
-    def sensitivity(self, rates):
+    def sensitivity(self, rates: Rates) -> Any:
         return rates.sigma / (rates.alpha + rates.sigma)
 
 
@@ -155,13 +159,13 @@ class DataVelocity(Prediction):
         Ma et al., SiT: Exploring Flow and Diffusion-based Generative Models (2024).
     """
 
-    def target(self, x0, noise, rates):
+    def target(self, x0: Any, noise: Any, rates: Rates) -> Any:
         return x0 - noise
 
-    def denoised(self, output, x_t, rates):
+    def denoised(self, output: Any, x_t: Any, rates: Rates) -> Denoised:
         return FlowVelocity().denoised(-output, x_t, rates)
 
-    def sensitivity(self, rates):
+    def sensitivity(self, rates: Rates) -> Any:
         return FlowVelocity().sensitivity(rates)
 
 
@@ -177,25 +181,25 @@ class HalfUnused(Prediction):
     used: Prediction = DataVelocity()
 
     @property
-    def needs_signal(self):
+    def needs_signal(self) -> bool:
         return self.used.needs_signal
 
-    def output_channels(self, channels):
+    def output_channels(self, channels: int) -> int:
         return 2 * self.used.output_channels(channels)
 
-    def mean_part(self, output):
+    def mean_part(self, output: Any) -> Any:
         return ops.split(output, 2, axis=-1)[0]
 
-    def network_input(self, x_t, rates):
+    def network_input(self, x_t: Any, rates: Rates) -> Any:
         return self.used.network_input(x_t, rates)
 
-    def target(self, x0, noise, rates):
+    def target(self, x0: Any, noise: Any, rates: Rates) -> Any:
         return self.used.target(x0, noise, rates)
 
-    def denoised(self, output, x_t, rates):
+    def denoised(self, output: Any, x_t: Any, rates: Rates) -> Denoised:
         return self.used.denoised(self.mean_part(output), x_t, rates)
 
-    def sensitivity(self, rates):
+    def sensitivity(self, rates: Rates) -> Any:
         return self.used.sensitivity(rates)
 
 
@@ -222,20 +226,20 @@ class Preconditioned(Prediction):
         if not 0.0 < self.sigma_data < float("inf"):
             raise ValueError(f"sigma_data must be above 0. Received: sigma_data={self.sigma_data}")
 
-    def network_input(self, x_t, rates):
+    def network_input(self, x_t: Any, rates: Rates) -> Any:
         return self._factors(broadcast(rates, x_t))[0] * x_t
 
-    def target(self, x0, noise, rates):
+    def target(self, x0: Any, noise: Any, rates: Rates) -> Any:
         rates = broadcast(rates, x0)
         c_in = self._factors(rates)[0]
         # (x0 − c_skip x_t) / c_out, without the difference of two numbers that are nearly equal
         return c_in * (rates.sigma / self.sigma_data * x0 - rates.alpha * self.sigma_data * noise)
 
-    def denoised(self, output, x_t, rates):
+    def denoised(self, output: Any, x_t: Any, rates: Rates) -> Denoised:
         _, c_skip, c_out = self._factors(broadcast(rates, x_t))
         return Denoised(c_skip * x_t + c_out * output)
 
-    def sensitivity(self, rates):
+    def sensitivity(self, rates: Rates) -> Any:
         return self._factors(rates)[2]
 
     def _factors(self, rates):
@@ -259,26 +263,26 @@ class LearnedVariance(Prediction):
     mean: Prediction = Noise()
 
     @property
-    def needs_signal(self):
+    def needs_signal(self) -> bool:
         return self.mean.needs_signal
 
-    def output_channels(self, channels):
+    def output_channels(self, channels: int) -> int:
         return 2 * self.mean.output_channels(channels)
 
-    def mean_part(self, output):
+    def mean_part(self, output: Any) -> Any:
         return ops.split(output, 2, axis=-1)[0]
 
-    def network_input(self, x_t, rates):
+    def network_input(self, x_t: Any, rates: Rates) -> Any:
         return self.mean.network_input(x_t, rates)
 
-    def target(self, x0, noise, rates):
+    def target(self, x0: Any, noise: Any, rates: Rates) -> Any:
         return self.mean.target(x0, noise, rates)
 
-    def denoised(self, output, x_t, rates):
+    def denoised(self, output: Any, x_t: Any, rates: Rates) -> Denoised:
         mean, variance = ops.split(output, 2, axis=-1)
         return Denoised(self.mean.denoised(mean, x_t, rates).x0, (variance + 1.0) / 2.0)
 
-    def sensitivity(self, rates):
+    def sensitivity(self, rates: Rates) -> Any:
         return self.mean.sensitivity(rates)
 
 

@@ -75,7 +75,7 @@ class Process(Configurable):
                 )
         self.objective.check(self)
 
-    def check_network(self, network):
+    def check_network(self, network: Any) -> None:
         """Raise ValueError unless the network has the channels and the schedule the signal.
 
         It computes, as the making of a process does not: those of `NAMED` are made at import,

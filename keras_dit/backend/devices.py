@@ -4,7 +4,7 @@ import ctypes
 import os
 import pathlib
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from keras_dit.backend.selection import BACKEND
 
@@ -18,7 +18,7 @@ else:
 _ARENA_MAX, _MMAP_MAX, _TRIM_THRESHOLD = -8, -4, -1  # of malloc.h
 
 
-def synchronize(result):
+def synchronize(result: Any) -> Any:
     """Wait until `result` has been computed, so that a clock read next is right."""
     if BACKEND == "jax":
         jax.block_until_ready(result)
@@ -29,7 +29,7 @@ def synchronize(result):
         tf.experimental.sync_devices()  # on a CPU an operation returns when it is done
 
 
-def peak_memory():
+def peak_memory() -> Any:
     """The most bytes held so far: of the GPU's memory where one computes, else of the process."""
     if BACKEND == "jax" and jax.default_backend() != "cpu":
         return jax.devices()[0].memory_stats()["peak_bytes_in_use"]
@@ -47,7 +47,7 @@ def peak_memory():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def free_memory():
+def free_memory() -> Any:
     """Bytes that this process may still take: of the GPU where one computes; None: unknown."""
     if BACKEND == "jax" and jax.default_backend() != "cpu":
         stats = jax.devices()[0].memory_stats()
@@ -108,7 +108,7 @@ def step_memory() -> StepMemory:
     }[BACKEND]
 
 
-def reuse_freed_memory():
+def reuse_freed_memory() -> Any:
     """Let this process keep what JAX frees on a CPU, for the next step to take.
 
     At every step XLA asks for its buffers anew, and glibc gives and takes back large ones page by
@@ -128,13 +128,13 @@ def reuse_freed_memory():
         libc.mallopt(option, value)
 
 
-def is_out_of_memory(error):
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that host or device memory did not suffice."""
     signs = "RESOURCE_EXHAUSTED", "out of memory", "can't allocate memory", "OOM when allocating"
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
 
 
-def device_name():
+def device_name() -> str:
     """The device that computes, in words, such as "cpu" or "NVIDIA A100-SXM4-40GB"."""
     if BACKEND == "jax":
         return jax.devices()[0].device_kind

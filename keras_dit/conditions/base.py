@@ -77,13 +77,13 @@ class Condition(keras.layers.Layer):
         """
         return values
 
-    def __call__(self, values, training=None):
+    def __call__(self, values: Any, training: bool | None = None) -> Any:
         if any(isinstance(value, keras.KerasTensor) for value in tree.flatten(values)):
             there = ContextParts(self, name=self.name)
             return Context(**there(values, training=training))
         return super().__call__(values, training=training)
 
-    def call(self, values, training=None):
+    def call(self, values: Any, training: bool | None = None) -> Any:
         values = self.prepare(values)
         if training and self.dropout:
             count = ops.shape(tree.flatten(values)[0])[0]
@@ -108,7 +108,7 @@ class Condition(keras.layers.Layer):
             null,
         )
 
-    def get_config(self):
+    def get_config(self) -> dict:
         own = {"hidden_size": self.hidden_size, "dropout": self.dropout}
         return {**super().get_config(), **own}
 
@@ -128,19 +128,19 @@ class ContextParts(keras.layers.Layer):
         super().__init__(autocast=False, **{"dtype": condition.dtype_policy, **kwargs})
         self.condition = condition
 
-    def build(self, *_):
+    def build(self, *_) -> None:
         if not self.condition.built:
             self.condition.build(None)
             self.condition.built = True
 
-    def call(self, values, training=None):
+    def call(self, values: Any, training: bool | None = None) -> Any:
         context = self.condition(values, training=training)
         return {name: part for name, part in context._asdict().items() if part is not None}
 
-    def get_config(self):
+    def get_config(self) -> dict:
         condition = keras.saving.serialize_keras_object(self.condition)
         return {"name": self.name, "condition": condition}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict) -> Any:
         return cls(keras.saving.deserialize_keras_object(config.pop("condition")), **config)

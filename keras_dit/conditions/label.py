@@ -42,7 +42,7 @@ class Label(Condition):
             )
         self.num_classes = num_classes
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: tuple | None = None) -> None:
         self.table = self.add_weight(
             shape=(self.num_classes + 1, self.hidden_size),
             initializer=keras.initializers.RandomNormal(stddev=0.02),
@@ -64,25 +64,27 @@ class Label(Condition):
     def null(self, count: int) -> np.ndarray:
         return np.full(count, self.num_classes, "int32")
 
-    def prepare(self, values):
+    def prepare(self, values: Any) -> Any:
         return ops.reshape(ops.cast(values, "int32"), (-1,))
 
-    def admit(self, values):
+    def admit(self, values: Any) -> Any:
         # The null label is no class of a data set: one-based labels would train it unseen.
         labels = self.prepare(values)
         return ops.where(labels < self.num_classes, labels, -1)
 
-    def embed(self, labels):
+    def embed(self, labels: Any) -> Any:
         known = ops.expand_dims((labels >= 0) & (labels <= self.num_classes), -1)
         rows = ops.take(self.table, ops.clip(labels, 0, self.num_classes), axis=0)
         rows = ops.where(known, rows, float("nan"))
         return Context(vector=ops.cast(rows, self.compute_dtype))  # (B, D)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "num_classes": self.num_classes}
 
 
-def check_labels(labels, num_classes, count=None, name="labels"):
+def check_labels(
+    labels: Any, num_classes: Any, count: int | None = None, name: str = "labels"
+) -> np.ndarray:
     """Class labels on the host, before any of them can index out of a table.
 
     JAX gives NaN for a label that is too large and every backend wraps −1 to the null class, so

@@ -1,6 +1,7 @@
 """Time -> vector."""
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -41,7 +42,7 @@ class TimestepEmbedding(keras.layers.Layer):
         self.frequency_size = frequency_size
         self.frequency_shift = frequency_shift
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: tuple | None = None) -> None:
         def dense(name):
             return keras.layers.Dense(
                 self.hidden_size,
@@ -54,7 +55,7 @@ class TimestepEmbedding(keras.layers.Layer):
         self.mlp_in.build((None, self.frequency_size))
         self.mlp_out.build((None, self.hidden_size))
 
-    def call(self, t):
+    def call(self, t: Any) -> Any:
         half = self.frequency_size // 2
         index = np.arange(half, dtype="float64")
         frequency = np.exp(-math.log(10000.0) * index / (half - self.frequency_shift))
@@ -64,10 +65,10 @@ class TimestepEmbedding(keras.layers.Layer):
         x = self.mlp_in(ops.cast(features, self.compute_dtype))
         return self.mlp_out(ops.silu(x))  # (B, D)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
         return (*input_shape, self.hidden_size)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         own = {
             "hidden_size": self.hidden_size,
             "frequency_size": self.frequency_size,

@@ -56,7 +56,7 @@ class Tokens(Condition):
                 )
         self.size, self.length = size, length
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: tuple | None = None) -> None:
         self.projection = TokenDense(self.hidden_size, dtype=self.dtype_policy, name="projection")
         self.projection.build((None, self.length, self.size))
         self.null_token = self.add_weight(
@@ -96,13 +96,13 @@ class Tokens(Condition):
         tokens = np.zeros((count, self.length, self.size), "float32")
         return Sequence(tokens, np.zeros((count, self.length), bool))
 
-    def prepare(self, values):
+    def prepare(self, values: Any) -> Any:
         tokens, mask = values if isinstance(values, (tuple, list)) else (values, None)
         tokens = ops.cast(tokens, "float32")
         mask = ops.ones_like(tokens[..., 0]) if mask is None else mask
         return Sequence(tokens, ops.cast(mask, "bool"))
 
-    def embed(self, values):
+    def embed(self, values: Any) -> Any:
         tokens, mask = values
         x = self.projection(ops.cast(tokens, self.compute_dtype))  # (B, L, D)
         null = ops.cast(self.null_token, self.compute_dtype)
@@ -113,5 +113,5 @@ class Tokens(Condition):
             mask=ops.concatenate([empty, mask], axis=1),  # (B, L + 1)
         )
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "size": self.size, "length": self.length}

@@ -36,7 +36,9 @@ class Vector(Condition):
         True
     """
 
-    def __init__(self, size: int, mean=0.0, std=1.0, hidden_size: int | None = None, **kwargs):
+    def __init__(
+        self, size: int, mean: Any = 0.0, std: Any = 1.0, hidden_size: int | None = None, **kwargs
+    ):
         super().__init__(hidden_size, **kwargs)
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ValueError(f"size must be an integer of 1 or more. Received: size={size!r}")
@@ -45,7 +47,7 @@ class Vector(Condition):
         if min(self.std) <= 0:
             raise ValueError(f"std must be above 0. Received: std={std!r}")
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: tuple | None = None) -> None:
         self.mlp_in = self._dense("mlp_in")
         self.mlp_out = self._dense("mlp_out")
         self.mlp_in.build((None, 2 * self.size))
@@ -81,10 +83,10 @@ class Vector(Condition):
     def null(self, count: int) -> np.ndarray:
         return np.full((count, self.size), np.nan, "float32")
 
-    def prepare(self, values):
+    def prepare(self, values: Any) -> Any:
         return ops.reshape(ops.cast(values, "float32"), (-1, self.size))
 
-    def embed(self, values):
+    def embed(self, values: Any) -> Any:
         known = ops.logical_not(ops.isnan(values))
         mean, std = (ops.convert_to_tensor(x, "float32") for x in (self.mean, self.std))
         scaled = (values - mean) / std
@@ -93,7 +95,7 @@ class Vector(Condition):
         x = self.mlp_in(ops.cast(features, self.compute_dtype))
         return Context(vector=self.mlp_out(ops.silu(x)))  # (B, D)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         own = {"size": self.size, "mean": list(self.mean), "std": list(self.std)}
         return {**super().get_config(), **own}
 

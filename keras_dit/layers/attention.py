@@ -5,6 +5,8 @@ the `Context` of the conditions, and the places of the tokens on their grid. Eac
 what it needs; one of your own may be any layer with that call.
 """
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -115,11 +117,20 @@ class SelfAttention(_Attention):
         Transformers (2020).
     """
 
-    def __init__(self, num_heads: int, qk_norm=None, positions=None, qkv_bias=True, **kwargs):
+    def __init__(
+        self,
+        num_heads: int,
+        qk_norm: keras.Layer | None = None,
+        positions: Any = None,
+        qkv_bias: bool = True,
+        **kwargs,
+    ):
         super().__init__(num_heads, qk_norm, qkv_bias, **kwargs)
         self.positions = positions and copy_part(positions, "positions", self)
 
-    def build(self, tokens_shape, context_shape=None, positions_shape=None):
+    def build(
+        self, tokens_shape: tuple, context_shape: Any = None, positions_shape: Any = None
+    ) -> None:
         width = tokens_shape[-1]
         self._check_heads(width)
         self.qkv = self._linear_map(width, 3 * width, "qkv")
@@ -127,7 +138,7 @@ class SelfAttention(_Attention):
         if self.positions is not None:
             self.positions.build((None, self.num_heads, None, width // self.num_heads))
 
-    def call(self, tokens, context=None, positions=None):
+    def call(self, tokens: Any, context: Any = None, positions: Any = None) -> Any:
         return self._attend(*self._qkv(tokens, positions))
 
     def _qkv(self, tokens, positions):
@@ -138,7 +149,7 @@ class SelfAttention(_Attention):
             q, k = (backend.call_layer(self.positions, x, positions) for x in (q, k))
         return q, k, v
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "positions": save_part(self.positions)}
 
 
@@ -168,7 +179,7 @@ class InContextAttention(SelfAttention):
 
     sees_tokens = True
 
-    def call(self, tokens, context=None, positions=None):
+    def call(self, tokens: Any, context: Any = None, positions: Any = None) -> Any:
         context = _with_tokens(context)
         q, k, v = self._qkv(tokens, positions)
         _, own_k, own_v = self._heads(backend.call_layer(self.qkv, context.tokens), 3)
@@ -207,7 +218,9 @@ class CrossAttention(_Attention):
 
     sees_tokens = True
 
-    def build(self, tokens_shape, context_shape=None, positions_shape=None):
+    def build(
+        self, tokens_shape: tuple, context_shape: Any = None, positions_shape: Any = None
+    ) -> None:
         width = tokens_shape[-1]
         self._check_heads(width)
         self.query = self._linear_map(width, width, "query")
@@ -215,11 +228,12 @@ class CrossAttention(_Attention):
         self.key_value = self._linear_map(inputs, 2 * width, "key_value")
         self._build_ends(width, "zeros")
 
-    def call(self, tokens, context=None, positions=None):
+    def call(self, tokens: Any, context: Any = None, positions: Any = None) -> Any:
         context = _with_tokens(context)
         (q,) = self._heads(backend.call_layer(self.query, tokens), 1)
         k, v = self._heads(backend.call_layer(self.key_value, context.tokens), 2)
-        return self._attend(*self._normalize(q, k), v, context.mask)
+        q, k = self._normalize(q, k)
+        return self._attend(q, k, v, context.mask)
 
 
 def _with_tokens(context):

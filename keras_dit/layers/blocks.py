@@ -9,6 +9,7 @@ new block is the identity (adaLN-Zero; Peebles, Xie: Scalable Diffusion Models w
 """
 
 import types
+from typing import Any
 
 import keras
 from keras import ops
@@ -64,10 +65,10 @@ class AdaLNBlock(keras.layers.Layer):
         num_heads: int | None = None,
         mlp_ratio: float = 4.0,
         *,
-        norm=None,
-        attention=None,
-        mlp=None,
-        cross_attention=None,
+        norm: Any = None,
+        attention: keras.Layer | None = None,
+        mlp: keras.Layer | None = None,
+        cross_attention: keras.Layer | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -100,14 +101,16 @@ class AdaLNBlock(keras.layers.Layer):
     # Files of 0.1.0 hold the weights of the MLP under these names.
 
     @property
-    def mlp_in(self):
+    def mlp_in(self) -> keras.Layer:
         return self.mlp.mlp_in
 
     @property
-    def mlp_out(self):
+    def mlp_out(self) -> keras.Layer:
         return self.mlp.mlp_out
 
-    def build(self, tokens_shape, context_shape=None, positions_shape=None):
+    def build(
+        self, tokens_shape: tuple, context_shape: Any = None, positions_shape: Any = None
+    ) -> None:
         width = tokens_shape[-1]
         context_shape = as_context(context_shape)
         self.modulation = modulation(self, 6, width)
@@ -120,7 +123,7 @@ class AdaLNBlock(keras.layers.Layer):
         if self.cross_attention is not None:
             self.cross_attention.build(tokens_shape, context_shape)
 
-    def call(self, tokens, context, positions=None):
+    def call(self, tokens: Any, context: Any, positions: Any = None) -> Any:
         run, context = backend.call_layer, as_context(context)
         steer = run(self.modulation, ops.silu(context.vector))  # (B, 6 D)
         shift1, scale1, gate1, shift2, scale2, gate2 = split(steer, 6)
@@ -132,20 +135,22 @@ class AdaLNBlock(keras.layers.Layer):
         x = run(self.mlp, modulate(self.mlp_norm, tokens, shift2, scale2))
         return backend.multiply_add(x, gate2, tokens)  # (B, T, D)
 
-    def compute_output_shape(self, tokens_shape, context_shape=None, positions_shape=None):
+    def compute_output_shape(
+        self, tokens_shape: tuple, context_shape: Any = None, positions_shape: Any = None
+    ) -> tuple:
         return tokens_shape
 
-    def build_from_config(self, config):
+    def build_from_config(self, config: dict) -> None:
         self.build(**shapes_of_today(config))
 
-    def get_config(self):
+    def get_config(self) -> dict:
         parts = {name: save_part(part) for name, part in vars(self._parts).items()}
         norm = [parts.pop("attention_norm"), parts.pop("mlp_norm")]
         own = {"num_heads": self.num_heads, "mlp_ratio": self.mlp_ratio, "norm": norm, **parts}
         return {**super().get_config(), **own}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict) -> Any:
         config = load_parts(config, "norm", "attention", "mlp", "cross_attention")
         if "mlp_epsilon" in config:  # of 0.1.0
             config["norm"] = (LayerNorm(), LayerNorm(config.pop("mlp_epsilon")))

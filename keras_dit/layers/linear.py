@@ -1,5 +1,7 @@
 """The matrix product of a token sequence."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -8,7 +10,7 @@ from keras_dit.serialization import register
 
 
 @register
-def gelu_tanh(x):
+def gelu_tanh(x: Any) -> Any:
     """GELU in its tanh form: x/2 (1 + tanh(√(2/π) (x + 0.044715 x³)))."""
     return ops.gelu(x, approximate=True)
 
@@ -28,7 +30,7 @@ class TokenDense(keras.layers.Dense):
     (2, 5, 3)
     """
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         rows = ops.reshape(inputs, (-1, inputs.shape[-1]))
         fused = self.activation is gelu_tanh
         outputs = (backend.linear_gelu if fused else backend.linear)(rows, self.kernel, self.bias)
@@ -36,6 +38,8 @@ class TokenDense(keras.layers.Dense):
             outputs = self.activation(outputs)
         return ops.reshape(outputs, (*ops.shape(inputs)[:-1], self.units))
 
-    def quantize(self, mode=None, type_check=True, config=None):
+    def quantize(
+        self, mode: Any = None, type_check: bool = True, config: dict | None = None
+    ) -> None:
         """As `keras.layers.Dense.quantize`, which would refuse any class but its own."""
         super().quantize(mode, type_check=False, config=config)

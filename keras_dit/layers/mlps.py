@@ -1,5 +1,7 @@
 """What a block does to each token by itself."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -49,19 +51,19 @@ class MLP(_TwoMaps):
         Vaswani et al., Attention Is All You Need (2017), section 3.3.
     """
 
-    def __init__(self, ratio: float = 4.0, activation=None, **kwargs):
+    def __init__(self, ratio: float = 4.0, activation: Any = None, **kwargs):
         super().__init__(ratio, **kwargs)
         self.activation = keras.activations.get(activation or gelu_tanh)
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple) -> None:
         hidden = int(input_shape[-1] * self.ratio)
         self._build(input_shape, hidden, hidden, self.activation)
 
-    def call(self, tokens):
+    def call(self, tokens: Any) -> Any:
         hidden = backend.call_layer(self.mlp_in, tokens)  # (B, T, R D)
         return backend.call_layer(self.mlp_out, hidden)  # (B, T, D)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         activation = keras.activations.serialize(self.activation)
         return {**super().get_config(), "activation": activation}
 
@@ -88,10 +90,10 @@ class SwiGLU(_TwoMaps):
         Shazeer: GLU Variants Improve Transformer (2020), equation 6.
     """
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple) -> None:
         hidden = int(input_shape[-1] * self.ratio * 2 / 3)
         self._build(input_shape, 2 * hidden, hidden)
 
-    def call(self, tokens):
+    def call(self, tokens: Any) -> Any:
         gate, value = ops.split(backend.call_layer(self.mlp_in, tokens), 2, axis=-1)
         return backend.call_layer(self.mlp_out, ops.silu(gate) * value)  # (B, T, D)

@@ -1,5 +1,7 @@
 """How a conditioning vector steers a layer norm: adaLN, and the layer that ends a network."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -12,14 +14,14 @@ from keras_dit.layers.patches import unpatchify
 from keras_dit.serialization import register
 
 
-def modulation(layer, parts, width):
+def modulation(layer: keras.Layer, parts: int, width: int) -> keras.Layer:
     """The linear map from a conditioning vector to `parts` vectors, starting at zero."""
     return TokenDense(
         parts * width, kernel_initializer="zeros", dtype=layer.dtype_policy, name="modulation"
     )
 
 
-def split(modulation, parts):
+def split(modulation: Any, parts: int) -> list:
     """(B, parts D) -> `parts` tensors (B, 1, D), each the same for all tokens of a sample."""
     return ops.split(ops.expand_dims(modulation, 1), parts, axis=-1)
 
@@ -42,13 +44,13 @@ class FinalLayer(keras.layers.Layer):
     (1, 4, 6, 3)
     """
 
-    def __init__(self, output_shape, patch_size, **kwargs):
+    def __init__(self, output_shape: tuple, patch_size: int, **kwargs):
         super().__init__(**kwargs)
         self.image_shape = tuple(output_shape)
         self.patch_size = patch_size
         self.norm = LayerNorm(dtype=self.dtype_policy, name="norm")
 
-    def build(self, tokens_shape, context_shape=None):
+    def build(self, tokens_shape: tuple, context_shape: Any = None) -> None:
         width = tokens_shape[-1]
         self.modulation = modulation(self, 2, width)
         self.projection = TokenDense(
@@ -61,7 +63,7 @@ class FinalLayer(keras.layers.Layer):
         self.modulation.build((None, (as_context(context_shape).vector or tokens_shape)[-1]))
         self.projection.build((None, *tokens_shape[1:]))
 
-    def call(self, tokens, context):
+    def call(self, tokens: Any, context: Any) -> Any:
         vector = as_context(context).vector  # (B, D)
         steer = backend.call_layer(self.modulation, ops.silu(vector))  # (B, 2 D)
         x = modulate(self.norm, tokens, *split(steer, 2))
@@ -69,12 +71,12 @@ class FinalLayer(keras.layers.Layer):
         height, width, _ = self.image_shape
         return unpatchify(patches, height, width, self.patch_size)  # (B, H, W, O)
 
-    def compute_output_shape(self, tokens_shape, context_shape=None):
+    def compute_output_shape(self, tokens_shape: tuple, context_shape: Any = None) -> tuple:
         return (tokens_shape[0], *self.image_shape)
 
-    def build_from_config(self, config):
+    def build_from_config(self, config: dict) -> None:
         self.build(**shapes_of_today(config))
 
-    def get_config(self):
+    def get_config(self) -> dict:
         own = {"output_shape": self.image_shape, "patch_size": self.patch_size}
         return {**super().get_config(), **own}

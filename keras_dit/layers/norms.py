@@ -6,13 +6,15 @@ over the last axis, in float32 under any dtype policy; modulated: norm(x) (1 + s
 `GroupNorm` is for images: its mean is over all places and a group of neighbouring channels.
 """
 
+from typing import Any
+
 import keras
 
 from keras_dit import backend
 from keras_dit.serialization import register
 
 
-def modulate(norm: keras.layers.Layer, x, shift, scale):
+def modulate(norm: keras.layers.Layer, x: Any, shift: Any, scale: Any) -> Any:
     """norm(x) (1 + scale) + shift, in one pass over memory if the norm has one, `modulated`.
 
     Args:
@@ -65,16 +67,16 @@ class LayerNorm(_Norm):
         Ba, Kiros, Hinton: Layer Normalization (2016).
     """
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple) -> None:
         if self.affine:
             width = input_shape[-1:]
             self.gain = self.add_weight(shape=width, initializer="ones", name="gain")
             self.bias = self.add_weight(shape=width, initializer="zeros", name="bias")
 
-    def call(self, x):
+    def call(self, x: Any) -> Any:
         return backend.layer_norm(x, self.gain, self.bias, self.epsilon)
 
-    def modulated(self, x, shift, scale):
+    def modulated(self, x: Any, shift: Any, scale: Any) -> Any:
         """norm(x) (1 + scale) + shift."""
         if self.affine:
             return backend.multiply_add(self.call(x), 1.0 + scale, shift)
@@ -105,11 +107,11 @@ class RMSNorm(_Norm):
     def __init__(self, epsilon: float = 1e-6, affine: bool = True, **kwargs):
         super().__init__(epsilon, affine, **kwargs)
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple) -> None:
         if self.affine:
             self.gain = self.add_weight(shape=input_shape[-1:], initializer="ones", name="gain")
 
-    def call(self, x):
+    def call(self, x: Any) -> Any:
         return backend.rms_norm(x, self.gain, self.epsilon)
 
 
@@ -142,7 +144,7 @@ class GroupNorm(keras.layers.Layer):
         self.groups = groups
         self.epsilon = epsilon
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple) -> None:
         width = input_shape[-1]
         if self.groups < 1 or width % self.groups:
             raise ValueError(
@@ -152,11 +154,11 @@ class GroupNorm(keras.layers.Layer):
         self.gain = self.add_weight(shape=(width,), initializer="ones", name="gain")
         self.bias = self.add_weight(shape=(width,), initializer="zeros", name="bias")
 
-    def call(self, x):
+    def call(self, x: Any) -> Any:
         return backend.group_norm(x, self.gain, self.bias, self.groups, self.epsilon)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
         return input_shape
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "groups": self.groups, "epsilon": self.epsilon}

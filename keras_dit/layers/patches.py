@@ -1,5 +1,7 @@
 """Images <-> sequences of patches."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -7,7 +9,7 @@ from keras_dit.layers.linear import TokenDense
 from keras_dit.serialization import register
 
 
-def patchify(images, patch_size):
+def patchify(images: Any, patch_size: int) -> Any:
     """Cut images into patches.
 
     Args:
@@ -24,7 +26,7 @@ def patchify(images, patch_size):
     return ops.reshape(x, (-1, rows * columns, patch_size * patch_size * channels))
 
 
-def unpatchify(patches, height, width, patch_size):
+def unpatchify(patches: Any, height: int, width: int, patch_size: int) -> Any:
     """Lay patches side by side: the inverse of `patchify`.
 
     Args:
@@ -42,7 +44,7 @@ def unpatchify(patches, height, width, patch_size):
     return ops.reshape(x, (-1, height, width, channels))
 
 
-def check_image_shape(shape, patch_size):
+def check_image_shape(shape: tuple, patch_size: int) -> None:
     """Raise ValueError unless shape is (H, W, C) with H and W multiples of patch_size."""
     if len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
         raise ValueError(
@@ -78,24 +80,24 @@ class PatchEmbedding(keras.layers.Layer):
     (1, 6, 8)
     """
 
-    def __init__(self, patch_size, hidden_size, **kwargs):
+    def __init__(self, patch_size: int, hidden_size: int, **kwargs):
         super().__init__(**kwargs)
         self.patch_size = patch_size
         self.hidden_size = hidden_size
         self.projection = TokenDense(hidden_size, dtype=self.dtype_policy, name="projection")
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple) -> None:
         check_image_shape(tuple(input_shape[1:]), self.patch_size)
         self.projection.build((None, None, self.patch_size**2 * input_shape[-1]))
 
-    def call(self, images):
+    def call(self, images: Any) -> Any:
         patches = patchify(images, self.patch_size)  # (B, T, p p C)
         return self.projection(patches)  # (B, T, D)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
         rows, columns = input_shape[1] // self.patch_size, input_shape[2] // self.patch_size
         return (input_shape[0], rows * columns, self.hidden_size)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         own = {"patch_size": self.patch_size, "hidden_size": self.hidden_size}
         return {**super().get_config(), **own}

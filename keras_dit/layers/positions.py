@@ -5,6 +5,8 @@ A token's position is that of its column followed by that of its row, each of wi
 (Vaswani et al. 2017, in the two-dimensional form of masked autoencoders, He et al. 2021).
 """
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -78,14 +80,14 @@ class Rotary(keras.layers.Layer):
         super().__init__(**kwargs)
         self.theta = theta
 
-    def build(self, x_shape, positions_shape=None):
+    def build(self, x_shape: tuple, positions_shape: Any = None) -> None:
         if x_shape[-1] % 4:
             raise ValueError(
                 "rotary positions need heads whose width is a multiple of 4. "
                 f"Received: a head of width {x_shape[-1]}"
             )
 
-    def call(self, x, positions=None):
+    def call(self, x: Any, positions: Any = None) -> Any:
         if positions is None:
             raise ValueError("rotary positions need the tokens' positions. Received: None")
         cos, sin = self._turns(positions, x.shape[-1] // 4)  # (T, d/2, 1)
@@ -102,8 +104,8 @@ class Rotary(keras.layers.Layer):
         angle = ops.reshape(angle, (-1, 2 * count, 1))
         return ops.cos(angle), ops.sin(angle)
 
-    def compute_output_shape(self, x_shape, positions_shape=None):
+    def compute_output_shape(self, x_shape: tuple, positions_shape: Any = None) -> tuple:
         return x_shape
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "theta": self.theta}

@@ -1,5 +1,7 @@
 """What the rest of the library asks of a network."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops, tree
@@ -35,16 +37,16 @@ class Network(Exportable):
         return (None, *self.image_shape[:2], self.output_channels)
 
     @property
-    def label(self):
+    def label(self) -> Any:
         """The condition of that name, or None. (Files of 0.1.0 have its weights here.)"""
         return self.conditions.get("label")
 
     @property
-    def num_classes(self):
+    def num_classes(self) -> int | None:
         """The number of classes, or None for a network that knows none."""
         return getattr(self.label, "num_classes", None)
 
-    def named(self, y):
+    def named(self, y: Any) -> dict:
         """The values of the conditions by name, as far as they are given.
 
         Raises:
@@ -72,7 +74,7 @@ class Network(Exportable):
             *condition_signature(self),
         ]
 
-    def copied(self, values=None) -> "Network":
+    def copied(self, values: Any = None) -> "Network":
         """A new network of this configuration, with adapters (LoRA) merged into its weights.
 
         Args:
@@ -93,7 +95,7 @@ class Network(Exportable):
             layer.load_own_variables(store)
         return copy
 
-    def check(self, y, count=None):
+    def check(self, y: Any, count: int | None = None) -> Any:
         """Values of the conditions on the host, in the form of y; what is not said becomes null.
 
         Args:
@@ -112,17 +114,18 @@ class Network(Exportable):
             if not counts:
                 raise ValueError("give a value for each sample. Received: none")
             count = counts[0]
+        assert count is not None
         return self._form({k: checked.get(k, c.null(count)) for k, c in self.conditions.items()})
 
-    def null(self, count):
+    def null(self, count: int) -> Any:
         """The value "nothing said" for so many samples, numpy arrays in the form of y."""
         return self._form({name: c.null(count) for name, c in self.conditions.items()})
 
-    def admit(self, y):
+    def admit(self, y: Any) -> Any:
         """The values of a training batch, tensors, in the form of y (`Condition.admit`)."""
         return self._form({k: self.conditions[k].admit(v) for k, v in self.named(y).items()})
 
-    def draw_dropped(self, count):
+    def draw_dropped(self, count: int | None) -> dict:
         """Which of so many samples are told nothing in a training step: masks bool (count,).
 
         Returns:
@@ -140,7 +143,7 @@ class Network(Exportable):
             masks[name] = shared
         return masks
 
-    def drop(self, y, masks):
+    def drop(self, y: Any, masks: dict) -> Any:
         """The values of y, null where the masks of `draw_dropped` say so."""
         given = self.named(y)
         return self._form(

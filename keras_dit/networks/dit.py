@@ -68,22 +68,22 @@ class DiTModel(Network):
 
     def __init__(
         self,
-        input_shape,
-        patch_size,
-        hidden_size,
-        depth,
-        num_heads=None,
-        num_classes=None,
+        input_shape: tuple,
+        patch_size: int,
+        hidden_size: int,
+        depth: int,
+        num_heads: int | None = None,
+        num_classes: Any = None,
         *,
-        mlp_ratio=4.0,
-        learned_variance=False,
-        output_channels=None,
-        conditions=None,
-        condition_dropout=0.1,
-        remat=False,
-        block=None,
-        time=None,
-        label_dropout=None,  # the name of condition_dropout in 0.1.0
+        mlp_ratio: float = 4.0,
+        learned_variance: bool = False,
+        output_channels: int | None = None,
+        conditions: dict | None = None,
+        condition_dropout: float = 0.1,
+        remat: bool = False,
+        block: keras.Layer | None = None,
+        time: keras.Layer | None = None,
+        label_dropout: float | None = None,  # the name of condition_dropout in 0.1.0
         **kwargs,
     ):
         # Without autocast t and x arrive as they are: bfloat16 would round t.
@@ -119,7 +119,7 @@ class DiTModel(Network):
         self.build()
 
     @classmethod
-    def from_preset(cls, preset, **overrides):
+    def from_preset(cls, preset: Any, **overrides) -> Any:
         """A new network of a published size, or one with published weights.
 
         Args:
@@ -161,7 +161,7 @@ class DiTModel(Network):
         output_shape = (*self.image_shape[:2], self.output_channels)
         self.final = FinalLayer(output_shape, config["patch_size"], dtype=dtype, name="final")
 
-    def build(self, *_):
+    def build(self, *_) -> None:
         height, columns, _ = self.image_shape
         width, patch = self.config["hidden_size"], self.config["patch_size"]
         rows, columns = height // patch, columns // patch
@@ -181,7 +181,9 @@ class DiTModel(Network):
             block.build(tokens, context)
         self.final.build(tokens, context)
 
-    def call(self, x, t, y=None, training=None, dropped=None):
+    def call(
+        self, x: Any, t: Any, y: Any = None, training: bool | None = None, dropped: Any = None
+    ) -> Any:
         if y is not None and training:
             count = ops.shape(x)[0]
             y = self.drop(y, self.draw_dropped(count) if dropped is None else dropped)
@@ -191,13 +193,15 @@ class DiTModel(Network):
 
     # The parts of a call, for who runs them otherwise
 
-    def embed(self, x, t, y=None):
+    def embed(self, x: Any, t: Any, y: Any = None) -> Any:
         """What the first block is given: tokens (B, T, D) and the `Context`."""
         x = ops.cast(x, self.compute_dtype)
         tokens = self.patches(x) + ops.cast(self.positions, self.compute_dtype)
         return tokens, self.context(ops.shape(x)[0], t, y)
 
-    def run_blocks(self, blocks, tokens, context, training=None):
+    def run_blocks(
+        self, blocks: Any, tokens: Any, context: Any, training: bool | None = None
+    ) -> Any:
         """The tokens (B, T, D) after some of the blocks."""
         positions = ops.convert_to_tensor(self.grid)
         for block in blocks:
@@ -205,11 +209,11 @@ class DiTModel(Network):
             tokens = run(tokens, context, positions)
         return tokens
 
-    def image(self, tokens, context):
+    def image(self, tokens: Any, context: Any) -> Any:
         """The output, float32 (B, H, W, O), of the last block's tokens."""
         return ops.cast(self.final(tokens, context), "float32")
 
-    def context(self, batch_size, t, y=None):
+    def context(self, batch_size: Any, t: Any, y: Any = None) -> Context:
         """The `Context` of times and conditions."""
         vector = self.time(ops.broadcast_to(ops.cast(t, "float32"), (batch_size,)))
         given, sequences, masks = self.named(y), [], []
@@ -226,20 +230,20 @@ class DiTModel(Network):
             return Context(vector)
         return Context(vector, ops.concatenate(sequences, axis=1), ops.concatenate(masks, axis=1))
 
-    def compute_output_shape(self, x_shape, *_):
+    def compute_output_shape(self, x_shape: tuple, *_) -> tuple:
         return (*x_shape[:-1], self.output_channels)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         base = super().get_config()
         dtype = keras.dtype_policies.serialize(backend.saved_policy(self))
         own = {"name": base["name"], "trainable": base["trainable"], "dtype": dtype}
         return {**own, **self.config}
 
-    def get_build_config(self):
+    def get_build_config(self) -> None:
         return None  # built at construction
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: dict, custom_objects: dict | None = None) -> Any:
         config = load_parts(legacy.translated("DiTModel", config), "block", "time", "conditions")
         return cls(**config)
 

@@ -133,7 +133,7 @@ class FirstBlockCache(Cache):
                 f"Received: threshold={self.threshold!r}"
             )
 
-    def keeps(self, memory, first):
+    def keeps(self, memory: Any, first: Any) -> Any:
         now, then = ops.cast(first, "float32"), ops.cast(memory.first, "float32")
         change = ops.mean(ops.abs(now - then), axis=(1, 2), keepdims=True)
         return change < self.threshold * ops.mean(ops.abs(then), axis=(1, 2), keepdims=True)  # (2)
@@ -163,7 +163,7 @@ class PeriodicCache(Cache):
                 f"every must be an integer of 1 or more. Received: every={self.every!r}"
             )
 
-    def keeps(self, memory, first):
+    def keeps(self, memory: Any, first: Any) -> Any:
         between = ops.mod(memory.age, self.every) != 0
         return ops.broadcast_to(between, (first.shape[0], 1, 1))
 
@@ -179,7 +179,7 @@ class CachedNetwork:
         memory: a `Memory`; after a call the attribute holds the next one.
     """
 
-    def __init__(self, network, cache, memory):
+    def __init__(self, network: Any, cache: Any, memory: Any):
         self.network = network
         self.cache = cache
         self.memory = memory
@@ -187,7 +187,7 @@ class CachedNetwork:
     def __getattr__(self, name):
         return getattr(self.network, name)
 
-    def __call__(self, x, t, y=None, training=False):
+    def __call__(self, x: Any, t: Any, y: Any = None, training: bool | None = False) -> Any:
         network = self.network
         tokens, conditioning = network.embed(x, t, y)  # (B, T, D), (B, D)
         head = network.run_blocks(network.blocks[:1], tokens, conditioning, training)

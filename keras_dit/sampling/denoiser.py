@@ -1,7 +1,6 @@
 """Network, schedule and prediction together: E[x0 | x_t]."""
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +41,7 @@ class Denoiser:
     network: Any
     schedule: NoiseSchedule
     prediction: Prediction
-    values: Sequence | None = number(None, compare=False, repr=False)
+    values: Any = number(None, compare=False, repr=False)
 
     def __post_init__(self):
         if self.values is None and isinstance(self.network, keras.layers.Layer):

@@ -5,28 +5,30 @@ step; the last one, to t = 0, is the denoiser itself, E[x0 | x_{t_{n−1}}].
 """
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from keras import ops
 
 from keras_dit.sampling.noise import HostNoise
-from keras_dit.schedules import Rates, TimeGrid, UniformGrid
+from keras_dit.schedules import NoiseSchedule, Rates, TimeGrid, UniformGrid
 from keras_dit.solvers import DDIM, Solver
 
 STEPS = 50  # of a run that names no number, on a grid that has none
 
 
 def sample(
-    denoise,
-    noise,
-    schedule,
-    steps=None,
-    solver=None,
-    grid=None,
-    seed=0,
-    callback=None,
-    indices=None,
-):
+    denoise: Callable,
+    noise: Any,
+    schedule: NoiseSchedule,
+    steps: int | None = None,
+    solver: Any = None,
+    grid: Any = None,
+    seed: Any = 0,
+    callback: Callable | None = None,
+    indices: Any = None,
+) -> Any:
     """Sample anything that can be denoised: no network needed.
 
     Args:
@@ -59,7 +61,14 @@ def sample(
     return run(advance, noise, run_rates(schedule, times), solver, step_noise, callback)
 
 
-def invert(denoise, x0, schedule, steps=None, solver=None, grid=None):
+def invert(
+    denoise: Callable,
+    x0: Any,
+    schedule: NoiseSchedule,
+    steps: int | None = None,
+    solver: Any = None,
+    grid: Any = None,
+) -> Any:
     """Data -> noise: the run of a solver without noise and memory backwards.
 
     `sample` from what this gives comes back to x0, but for the error of the steps (DDIM
@@ -89,7 +98,9 @@ def invert(denoise, x0, schedule, steps=None, solver=None, grid=None):
     return x / rates[-1].sigma
 
 
-def take_step(denoise, solver, x, here, there, state, noise):
+def take_step(
+    denoise: Callable, solver: Any, x: Any, here: Rates, there: Rates | None, state: Any, noise: Any
+) -> tuple:
     """One step of a run, a pure function that can be compiled; `there` is None for the last one.
 
     Returns:
@@ -108,11 +119,19 @@ def take_step(denoise, solver, x, here, there, state, noise):
     return x, state, estimates[0].x0
 
 
-def run(advance, noise, rates, solver, step_noise, callback):
+def run(
+    advance: Callable,
+    noise: Any,
+    rates: list[Rates],
+    solver: Any,
+    step_noise: Any,
+    callback: Callable | None,
+) -> Any:
     """The loop over a run's steps; `advance` is `take_step` of some denoiser, compiled or not."""
     x = ops.convert_to_tensor(noise, "float32") * rates[0].sigma
     state = solver.init(x)
-    for step, (here, there) in enumerate(itertools.pairwise([*rates, None])):
+    following = [*rates[1:], None]
+    for step, (here, there) in enumerate(zip(rates, following)):
         z = None
         if there is not None and solver.stochastic:
             z = ops.convert_to_tensor(step_noise.draw())
@@ -124,12 +143,12 @@ def run(advance, noise, rates, solver, step_noise, callback):
     return x
 
 
-def evaluations(solver, steps):
+def evaluations(solver: Any, steps: int) -> int:
     """How often a run calls the denoiser; the last step does once."""
     return solver.evaluations * (steps - 1) + 1
 
 
-def run_times(schedule, steps=None, grid=None):
+def run_times(schedule: NoiseSchedule, steps: int | None = None, grid: Any = None) -> np.ndarray:
     """The times of a run, numpy float32 (steps + 1,), falling to 0.
 
     Raises:
@@ -155,7 +174,7 @@ def run_times(schedule, steps=None, grid=None):
     return times
 
 
-def run_rates(schedule, times):
+def run_rates(schedule: NoiseSchedule, times: Any) -> list[Rates]:
     """The rates of every time of a run but the last, 0, each a `Rates` of scalar tensors."""
     table = [ops.convert_to_numpy(values) for values in schedule(times[:-1])]
     return [Rates(*map(ops.convert_to_tensor, row)) for row in zip(*table, strict=True)]

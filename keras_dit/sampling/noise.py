@@ -1,5 +1,7 @@
 """The noise of a run, drawn on the host so that every backend gets the same."""
 
+from typing import Any
+
 import numpy as np
 
 from keras_dit import draws
@@ -19,19 +21,19 @@ class HostNoise:
         stream: 0 for a run's first noise, 1 for that of its steps.
     """
 
-    def __init__(self, seed, indices, shape, stream):
+    def __init__(self, seed: Any, indices: Any, shape: tuple, stream: int):
         check_seed(seed)
         self.shape = tuple(shape)
         several = np.ndim(seed) > 0
         keys = [(seed[i], 0) if several else (seed, i) for i in indices]
-        self.generators = [draws.generator(*key, stream) for key in keys]
+        self.generators = [draws.generator(one, place, stream) for one, place in keys]
 
-    def draw(self):
+    def draw(self) -> Any:
         """The next noise, numpy float32 (len(indices), *shape)."""
         return np.stack([g.standard_normal(self.shape, "float32") for g in self.generators])
 
 
-def check_seed(seed, count=None):
+def check_seed(seed: Any, count: int | None = None) -> None:
     """Raise ValueError unless it is a seed, or a sequence of them, `count` where that is given."""
     for one in [seed] if np.ndim(seed) == 0 else seed:
         draws.checked_seed(one)
@@ -39,6 +41,6 @@ def check_seed(seed, count=None):
         raise ValueError(f"there are {len(seed)} seeds for {count} samples")
 
 
-def initial_noise(seed, indices, shape):
+def initial_noise(seed: Any, indices: Any, shape: tuple) -> np.ndarray:
     """The noise that `Diffusion` starts a run from: numpy float32 (len(indices), *shape)."""
     return HostNoise(seed, indices, shape, stream=0).draw()

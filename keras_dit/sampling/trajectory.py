@@ -1,5 +1,7 @@
 """A run, kept step by step."""
 
+from typing import Any
+
 import numpy as np
 
 
@@ -15,18 +17,18 @@ class Trajectory:
     def __init__(self):
         self.t, self._steps = [], []
 
-    def __call__(self, step, t, x_t, x0):
+    def __call__(self, step: int, t: Any, x_t: Any, x0: Any) -> Any:
         if step == len(self._steps):
             self.t.append(t)
             self._steps.append([])
         self._steps[step].append((x_t, x0))
 
     @property
-    def x_t(self):
+    def x_t(self) -> np.ndarray:
         return self._join(0)
 
     @property
-    def x0(self):
+    def x0(self) -> np.ndarray:
         return self._join(1)
 
     def _join(self, part):

@@ -18,12 +18,12 @@ class Rates(NamedTuple):
     sigma: Any
 
 
-def columns(values, x):
+def columns(values: Any, x: Any) -> Any:
     """What multiplies or chooses samples x (B, ...): a scalar as it is, (B,) -> (B, 1, ..., 1)."""
     return ops.reshape(values, (-1,) + (1,) * (len(x.shape) - 1)) if len(values.shape) else values
 
 
-def broadcast(rates, x):
+def broadcast(rates: Rates, x: Any) -> Rates:
     """Rates whose alpha and sigma multiply a tensor of samples.
 
     Args:
@@ -52,7 +52,7 @@ class NoiseSchedule(Configurable):
     least_time: Any = 1e-3
     grid: Any = None
 
-    def __call__(self, t):
+    def __call__(self, t: Any) -> Any:
         """The rates at t.
 
         Args:
@@ -63,11 +63,11 @@ class NoiseSchedule(Configurable):
         """
         raise NotImplementedError
 
-    def timestep(self, t):
+    def timestep(self, t: Any) -> Any:
         """The number that the network is given for time t, float32 of t's shape."""
         raise NotImplementedError
 
-    def snap(self, t):
+    def snap(self, t: Any) -> Any:
         """The time that stands for t in training: of a table, the next step up."""
         return ops.convert_to_tensor(t, "float32")
 
@@ -82,7 +82,7 @@ class TimeGrid(Configurable):
     example = "schedules.KarrasGrid()"
     steps: Any = None
 
-    def __call__(self, schedule, steps):
+    def __call__(self, schedule: NoiseSchedule, steps: int) -> Any:
         """The times of a run.
 
         Args:

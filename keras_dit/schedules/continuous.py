@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from keras import ops
 
@@ -31,12 +32,12 @@ class RectifiedFlow(NoiseSchedule):
         if not 0.0 < self.shift < math.inf:
             raise ValueError(f"shift must be above 0. Received: shift={self.shift}")
 
-    def __call__(self, t):
+    def __call__(self, t: Any) -> Any:
         t = ops.convert_to_tensor(t, "float32")
         scale = 1.0 + (self.shift - 1.0) * t
         return Rates(t, (1.0 - t) / scale, self.shift * t / scale)
 
-    def timestep(self, t):
+    def timestep(self, t: Any) -> Any:
         return 1000.0 * self(t).sigma
 
 
@@ -51,11 +52,11 @@ class ReversedFlow(NoiseSchedule):
 
     grid = UniformGrid()
 
-    def __call__(self, t):
+    def __call__(self, t: Any) -> Any:
         t = ops.convert_to_tensor(t, "float32")
         return Rates(t, 1.0 - t, t)
 
-    def timestep(self, t):
+    def timestep(self, t: Any) -> Any:
         return 1.0 - ops.convert_to_tensor(t, "float32")
 
 
@@ -87,15 +88,15 @@ class EDM(NoiseSchedule):
             )
 
     @property
-    def least_time(self):
+    def least_time(self) -> float:
         return (1.0 + 1.0 / self.sigma_max) * self.sigma_min / (1.0 + self.sigma_min)
 
-    def __call__(self, t):
+    def __call__(self, t: Any) -> Any:
         t = ops.convert_to_tensor(t, "float32")
         return Rates(t, ops.ones_like(t), t / (1.0 + 1.0 / self.sigma_max - t))
 
-    def snap(self, t):
+    def snap(self, t: Any) -> Any:
         return ops.maximum(ops.convert_to_tensor(t, "float32"), self.least_time)
 
-    def timestep(self, t):
+    def timestep(self, t: Any) -> Any:
         return 0.25 * ops.log(self(t).sigma)

@@ -7,11 +7,12 @@ others ask for times between them.
 
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from keras import ops
 
-from keras_dit.schedules.base import TimeGrid
+from keras_dit.schedules.base import NoiseSchedule, TimeGrid
 from keras_dit.serialization import register
 
 
@@ -27,7 +28,7 @@ class UniformGrid(TimeGrid):
         Lin et al., Common Diffusion Noise Schedules and Sample Steps are Flawed (2024), table 2.
     """
 
-    def __call__(self, schedule, steps):
+    def __call__(self, schedule: NoiseSchedule, steps: int) -> Any:
         return _finish(_at_steps(schedule, _uniform(steps)))
 
 
@@ -45,7 +46,7 @@ class LeadingGrid(TimeGrid):
 
     offset: int = 0
 
-    def __call__(self, schedule, steps):
+    def __call__(self, schedule: NoiseSchedule, steps: int) -> Any:
         stride = _table_steps(self, schedule) // steps
         return _finish(_times(schedule, np.arange(steps)[::-1] * stride + self.offset))
 
@@ -59,7 +60,7 @@ class LinspaceGrid(TimeGrid):
         Lin et al., Common Diffusion Noise Schedules and Sample Steps are Flawed (2024), table 2.
     """
 
-    def __call__(self, schedule, steps):
+    def __call__(self, schedule: NoiseSchedule, steps: int) -> Any:
         last = _table_steps(self, schedule) - 1
         return _finish(_times(schedule, np.round(np.linspace(0, last, steps))[::-1]))
 
@@ -89,10 +90,10 @@ class RespacedGrid(TimeGrid):
             )
 
     @property
-    def steps(self):
+    def steps(self) -> int:
         return sum(map(int, self.sections.removeprefix("ddim").split(",")))
 
-    def __call__(self, schedule, steps):
+    def __call__(self, schedule: NoiseSchedule, steps: int) -> Any:
         size = _table_steps(self, schedule)
         taken = self._strided(size) if self.sections.startswith("ddim") else self._cut(size)
         return _finish(_times(schedule, taken[::-1]))
@@ -138,7 +139,7 @@ class ShiftedGrid(TimeGrid):
         if not 0.0 < self.shift < float("inf"):
             raise ValueError(f"shift must be above 0. Received: shift={self.shift}")
 
-    def __call__(self, schedule, steps):
+    def __call__(self, schedule: NoiseSchedule, steps: int) -> Any:
         u = _uniform(steps)
         return _finish(self.shift * u / (1.0 + (self.shift - 1.0) * u))
 
@@ -155,7 +156,7 @@ class LogSNRGrid(TimeGrid):
         Lu et al., DPM-Solver (2022), section 3.3.
     """
 
-    def __call__(self, schedule, steps):
+    def __call__(self, schedule: NoiseSchedule, steps: int) -> Any:
         least, most = _noise_levels(schedule)
         return _through(schedule, np.geomspace(most, least, steps))
 
@@ -175,7 +176,7 @@ class KarrasGrid(TimeGrid):
         if not 0.0 < self.rho < float("inf"):
             raise ValueError(f"rho must be above 0. Received: rho={self.rho}")
 
-    def __call__(self, schedule, steps):
+    def __call__(self, schedule: NoiseSchedule, steps: int) -> Any:
         least, most = (level ** (1.0 / self.rho) for level in _noise_levels(schedule))
         return _through(schedule, np.linspace(most, least, steps) ** self.rho)
 
@@ -201,10 +202,10 @@ class ArrayGrid(TimeGrid):
         object.__setattr__(self, "times", times)
 
     @property
-    def steps(self):
+    def steps(self) -> int:
         return len(self.times)
 
-    def __call__(self, schedule, steps):
+    def __call__(self, schedule: NoiseSchedule, steps: int) -> Any:
         return _finish(self.times)
 
 

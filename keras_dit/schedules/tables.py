@@ -6,6 +6,7 @@ A table of DDPM has N = 1000 steps k = 0 … N − 1, which are t = (k + 1) / N 
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from keras import ops
@@ -24,18 +25,18 @@ class TableSchedule(NoiseSchedule):
     grid = UniformGrid()
 
     @property
-    def least_time(self):
+    def least_time(self) -> float:
         return 1.0 / self.steps
 
-    def betas(self):
+    def betas(self) -> np.ndarray:
         """The variances β_0 … β_{N−1} of the forward steps, numpy float64 (N,)."""
         raise NotImplementedError
 
-    def alphas_cumprod(self):
+    def alphas_cumprod(self) -> np.ndarray:
         """ᾱ_k = ∏_{j ≤ k} (1 − β_j), numpy float64 (N,)."""
         return np.cumprod(1.0 - self.betas())
 
-    def __call__(self, t):
+    def __call__(self, t: Any) -> Any:
         t = ops.convert_to_tensor(t, "float32")
         signal = np.concatenate([[1.0], self.alphas_cumprod()])
         position = self._position(t)
@@ -47,11 +48,11 @@ class TableSchedule(NoiseSchedule):
         norm = ops.sqrt(alpha * alpha + sigma * sigma)  # 1 at the steps, a chord's length between
         return Rates(t, alpha / norm, sigma / norm)
 
-    def timestep(self, t):
+    def timestep(self, t: Any) -> Any:
         """k = N t − 1, exactly whole at the steps."""
         return self._position(ops.convert_to_tensor(t, "float32")) - 1.0
 
-    def snap(self, t):
+    def snap(self, t: Any) -> Any:
         t = ops.convert_to_tensor(t, "float32")
         return ops.clip(ops.ceil(t * self.steps - 1e-3), 1.0, self.steps) / self.steps
 
@@ -91,7 +92,7 @@ class LinearBeta(TableSchedule):
     def __post_init__(self):
         _check_betas(self)
 
-    def betas(self):
+    def betas(self) -> np.ndarray:
         return np.linspace(self.start, self.end, self.steps, dtype="float64")
 
 
@@ -111,7 +112,7 @@ class ScaledLinearBeta(TableSchedule):
     def __post_init__(self):
         _check_betas(self)
 
-    def betas(self):
+    def betas(self) -> np.ndarray:
         return np.linspace(self.start**0.5, self.end**0.5, self.steps, dtype="float64") ** 2
 
 
@@ -131,7 +132,7 @@ class CosineBeta(TableSchedule):
     def __post_init__(self):
         _check_betas(self)
 
-    def betas(self):
+    def betas(self) -> np.ndarray:
         t = np.arange(self.steps + 1, dtype="float64") / self.steps
         signal = np.cos((t + self.offset) / (1 + self.offset) * math.pi / 2) ** 2
         return np.minimum(1.0 - signal[1:] / signal[:-1], self.largest)
@@ -153,10 +154,10 @@ class ZeroTerminalSNR(TableSchedule):
     schedule: TableSchedule = LinearBeta()
 
     @property
-    def steps(self):
+    def steps(self) -> int:
         return self.schedule.steps
 
-    def betas(self):
+    def betas(self) -> np.ndarray:
         alpha = np.sqrt(self.schedule.alphas_cumprod())
         alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
         signal = np.append(1.0, alpha**2)

@@ -12,6 +12,10 @@ weight. σ is above 0 at both ends of a step, since the last one, to t = 0, is t
 and taken by the sampler. Steps are plain arithmetic, so they run on tensors and numpy arrays.
 """
 
+from collections.abc import Callable
+from typing import Any
+
+from keras_dit.schedules import Rates
 from keras_dit.serialization import Configurable
 
 
@@ -21,21 +25,23 @@ class Solver(Configurable):
     Attributes:
         order: of convergence: the error of a run falls with steps^-order.
         evaluations: how often a step calls the denoiser.
-        reversible: whether a run can go from data to noise as well, which takes a step without
-            noise and without a state.
     """
 
     example = "solvers.DDIM()"
     order = 1
     evaluations = 1
-    reversible = False
 
     @property
-    def stochastic(self):
+    def reversible(self) -> bool:
+        """Whether a run can go from data to noise, too: without noise and without a state."""
+        return False
+
+    @property
+    def stochastic(self) -> bool:
         """Whether a step uses noise."""
         return False
 
-    def init(self, x):
+    def init(self, x: Any) -> Any:
         """The state before the first step, None if there is none.
 
         It has the structure, shapes and dtypes of what `step` returns, so that one compiled step
@@ -43,7 +49,9 @@ class Solver(Configurable):
         """
         return None
 
-    def step(self, denoise, x, here, there, state, noise):
+    def step(
+        self, denoise: Callable, x: Any, here: Rates, there: Rates, state: Any, noise: Any
+    ) -> tuple:
         """One step.
 
         Args:
@@ -59,6 +67,6 @@ class Solver(Configurable):
         raise NotImplementedError
 
 
-def check_fraction(name, value):
+def check_fraction(name: str, value: Any) -> None:
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"{name} must be in [0, 1]. Received: {name}={value}")

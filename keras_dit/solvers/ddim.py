@@ -1,9 +1,12 @@
 """Denoising Diffusion Implicit Models."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 
+from keras_dit.schedules import Rates
 from keras_dit.serialization import register
 from keras_dit.solvers import probability_flow as flow
 from keras_dit.solvers.base import Solver, check_fraction
@@ -26,14 +29,16 @@ class DDIM(Solver):
         check_fraction("eta", self.eta)
 
     @property
-    def stochastic(self):
+    def stochastic(self) -> bool:
         return self.eta > 0
 
     @property
-    def reversible(self):
+    def reversible(self) -> bool:
         return not self.stochastic
 
-    def step(self, denoise, x, here, there, state, noise):
+    def step(
+        self, denoise: Callable, x: Any, here: Rates, there: Rates, state: Any, noise: Any
+    ) -> tuple:
         x0 = denoise(x, here).x0
         if not self.stochastic:
             return flow.follow(x, x0, here, there), state

@@ -1,7 +1,10 @@
 """The ancestral step of DDPM."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+from keras_dit.schedules import Rates
 from keras_dit.serialization import register
 from keras_dit.solvers import probability_flow as flow
 from keras_dit.solvers.base import Solver, check_fraction
@@ -26,10 +29,12 @@ class DDPM(Solver):
         check_fraction("variance_fraction", self.variance_fraction)
 
     @property
-    def stochastic(self):
+    def stochastic(self) -> bool:
         return True
 
-    def step(self, denoise, x, here, there, state, noise):
+    def step(
+        self, denoise: Callable, x: Any, here: Rates, there: Rates, state: Any, noise: Any
+    ) -> tuple:
         x0, fraction = denoise(x, here)
         if fraction is None:
             fraction = self.variance_fraction

@@ -1,7 +1,10 @@
 """DPM-Solver++: the exponential integrator with the estimates of earlier steps."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+from keras_dit.schedules import Rates
 from keras_dit.serialization import register
 from keras_dit.solvers import probability_flow as flow
 from keras_dit.solvers.base import Solver
@@ -18,10 +21,12 @@ class DPMSolverPP2M(Solver):
 
     order = 2
 
-    def init(self, x):
+    def init(self, x: Any) -> Any:
         return flow.History.empty(x, 2)
 
-    def step(self, denoise, x, here, there, state, noise):
+    def step(
+        self, denoise: Callable, x: Any, here: Rates, there: Rates, state: Any, noise: Any
+    ) -> tuple:
         history = state.add(denoise(x, here).x0, here)
         return flow.predict(x, here, there, history), history
 
@@ -38,13 +43,15 @@ class DPMSolverPP2MSDE(Solver):
     order = 2
 
     @property
-    def stochastic(self):
+    def stochastic(self) -> bool:
         return True
 
-    def init(self, x):
+    def init(self, x: Any) -> Any:
         return flow.History.empty(x, 2)
 
-    def step(self, denoise, x, here, there, state, noise):
+    def step(
+        self, denoise: Callable, x: Any, here: Rates, there: Rates, state: Any, noise: Any
+    ) -> tuple:
         history = state.add(denoise(x, here).x0, here)
         return flow.renew(x, flow.ahead(history, there), here, there, noise), history
 
@@ -65,10 +72,12 @@ class DPMSolverPP3M(Solver):
 
     order = 3
 
-    def init(self, x):
+    def init(self, x: Any) -> Any:
         return flow.Step.none(x, 3)
 
-    def step(self, denoise, x, here, there, state, noise):
+    def step(
+        self, denoise: Callable, x: Any, here: Rates, there: Rates, state: Any, noise: Any
+    ) -> tuple:
         x0 = denoise(x, here).x0
         x = flow.correct(x, x0, here, state, state.history.count == 1.0)
         history = state.history.add(x0, here)

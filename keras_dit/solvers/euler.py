@@ -1,7 +1,10 @@
 """Euler's method, without and with noise."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+from keras_dit.schedules import Rates
 from keras_dit.serialization import register
 from keras_dit.solvers import probability_flow as flow
 from keras_dit.solvers.base import Solver
@@ -22,7 +25,9 @@ class Euler(Solver):
 
     reversible = True
 
-    def step(self, denoise, x, here, there, state, noise):
+    def step(
+        self, denoise: Callable, x: Any, here: Rates, there: Rates, state: Any, noise: Any
+    ) -> tuple:
         y, u = flow.enter(x, here)
         velocity = flow.velocity(denoise, y, here)
         return flow.leave(y + (flow.time(there) - u) * velocity, there), state
@@ -49,14 +54,16 @@ class EulerMaruyama(Solver):
             raise ValueError(f"scale must be 0 or more. Received: scale={self.scale}")
 
     @property
-    def stochastic(self):
+    def stochastic(self) -> bool:
         return self.scale > 0
 
     @property
-    def reversible(self):
+    def reversible(self) -> bool:
         return not self.stochastic
 
-    def step(self, denoise, x, here, there, state, noise):
+    def step(
+        self, denoise: Callable, x: Any, here: Rates, there: Rates, state: Any, noise: Any
+    ) -> tuple:
         y, u = flow.enter(x, here)
         velocity = flow.velocity(denoise, y, here)
         du = flow.time(there) - u

@@ -1,8 +1,10 @@
 """Second order by a second evaluation."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from keras_dit.schedules import Rates
 from keras_dit.serialization import register
 from keras_dit.solvers import probability_flow as flow
 from keras_dit.solvers.base import Solver
@@ -21,7 +23,9 @@ class Heun(Solver):
     evaluations = 2
     reversible = True
 
-    def step(self, denoise, x, here, there, state, noise):
+    def step(
+        self, denoise: Callable, x: Any, here: Rates, there: Rates, state: Any, noise: Any
+    ) -> tuple:
         y, u = flow.enter(x, here)
         first = flow.velocity(denoise, y, here)
         du = flow.time(there) - u
@@ -53,11 +57,13 @@ class Midpoint(Solver):
 
     order = 2
 
-    def init(self, x):
+    def init(self, x: Any) -> Any:
         step = flow.Step.none(x, 1)
         return Half(x, step.rates.t, x, step.history.count)
 
-    def step(self, denoise, x, here, there, state, noise):
+    def step(
+        self, denoise: Callable, x: Any, here: Rates, there: Rates, state: Any, noise: Any
+    ) -> tuple:
         y, u = flow.enter(x, here)
         velocity = flow.velocity(denoise, y, here)
         second = state.taken > 0.0

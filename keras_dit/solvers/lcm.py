@@ -1,7 +1,10 @@
 """The step of a consistency model."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+from keras_dit.schedules import Rates
 from keras_dit.serialization import register
 from keras_dit.solvers.base import Solver
 
@@ -22,8 +25,10 @@ class LCM(Solver):
     order = 0  # of a consistency model every step is exact, of another no number of them is
 
     @property
-    def stochastic(self):
+    def stochastic(self) -> bool:
         return True
 
-    def step(self, denoise, x, here, there, state, noise):
+    def step(
+        self, denoise: Callable, x: Any, here: Rates, there: Rates, state: Any, noise: Any
+    ) -> tuple:
         return there.alpha * denoise(x, here).x0 + there.sigma * noise, state

@@ -12,6 +12,7 @@ whose velocity is dy/du = ε − x0. All of it is plain arithmetic, for tensors 
 
 import itertools
 import operator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ from keras_dit.schedules import Rates
 LIMITS = {2: (3.0, 1.5), 3: (1.5, 0.8)}
 
 
-def fresh(here, there):
+def fresh(here: Rates, there: Rates) -> Any:
     """The share of x's noise variance that the forward process adds from there to here.
 
     σ_t² times it is the variance of that process, DDPM's β; σ_s² times it is the variance of
@@ -34,12 +35,12 @@ def fresh(here, there):
     return (1.0 - kept) * (1.0 + kept)
 
 
-def follow(x, x0, here, there):
+def follow(x: Any, x0: Any, here: Rates, there: Rates) -> Any:
     """(1) with x0 fixed: the noise that x holds is kept."""
     return there.alpha * x0 + there.sigma / here.sigma * (x - here.alpha * x0)
 
 
-def renew(x, x0, here, there, noise):
+def renew(x: Any, x0: Any, here: Rates, there: Rates, noise: Any) -> Any:
     """A draw from q(x_s | x_t, x0)."""
     share = fresh(here, there)
     keep = _kept(here, there) * there.sigma / here.sigma
@@ -60,7 +61,7 @@ class History(NamedTuple):
     log_snr: tuple
 
     @classmethod
-    def empty(cls, x, places):
+    def empty(cls, x: Any, places: int) -> Any:
         """One without estimates."""
         array = _arrays(x)
         none = array.zeros_like(x)
@@ -68,11 +69,11 @@ class History(NamedTuple):
         return cls(zero, (none,) * places, (zero,) * places)
 
     @property
-    def estimates(self):
+    def estimates(self) -> list:
         """Pairs (x0, λ)."""
         return list(zip(self.x0, self.log_snr))
 
-    def add(self, x0, rates):
+    def add(self, x0: Any, rates: Rates) -> Any:
         """The same with an estimate more, and without the oldest."""
         now = log_snr(rates)
         return History(self.count + 1.0, (x0, *self.x0[:-1]), (now, *self.log_snr[:-1]))
@@ -91,14 +92,14 @@ class Step(NamedTuple):
     history: History
 
     @classmethod
-    def none(cls, x, places):
+    def none(cls, x: Any, places: int) -> Any:
         """That before the first step."""
         history = History.empty(x, places)
         one = history.count + 1.0
         return cls(x, Rates(one, one, one), history)
 
 
-def usable(history, there):
+def usable(history: Any, there: Rates) -> Any:
     """How many of the estimates the step from the newest one to `there` can do with, a scalar.
 
     A polynomial through estimates that are close together, followed over a step that is long
@@ -120,7 +121,7 @@ def usable(history, there):
     return order
 
 
-def ahead(history, there):
+def ahead(history: Any, there: Rates) -> Any:
     """x0 half a step ahead in λ, on the line through the last two estimates, if both are usable."""
     if len(history.x0) == 1:
         return history.x0[0]
@@ -130,7 +131,7 @@ def ahead(history, there):
     return x0 + _arrays(x0).where(usable(history, there) >= 2.0, share, 0.0) * (x0 - last)
 
 
-def integrate(x, here, there, estimates, order):
+def integrate(x: Any, here: Rates, there: Rates, estimates: Any, order: int) -> Any:
     """(1) with x0 on the polynomial in λ through the first estimates, `order` of them.
 
     The polynomial is Newton's, Σ_k f[0 … k] Π_{i<k} (r − r_i), and ∫₀ʰ e^{r − h} r^k dr is
@@ -163,7 +164,7 @@ def integrate(x, here, there, estimates, order):
     return there.sigma / here.sigma * x + there.alpha * integral
 
 
-def predict(x, here, there, history):
+def predict(x: Any, here: Rates, there: Rates, history: Any) -> Any:
     """The step from here, where the newest estimate is, with as many as are usable.
 
     On the line through two it takes x0 half-way, where the parabola takes the integral (1): for
@@ -176,7 +177,7 @@ def predict(x, here, there, history):
     return choose(third, integrate(x, here, there, history.estimates, choose(third, 3.0, 1.0)), end)
 
 
-def correct(x, x0, here, last, wanted):
+def correct(x: Any, x0: Any, here: Rates, last: Any, wanted: Any) -> Any:
     """x here once more, now that it has led to an estimate, x0, of its own.
 
     Args:
@@ -197,32 +198,32 @@ def correct(x, x0, here, last, wanted):
     return choose(wanted, choose(order > 1.0, better, mean), x)
 
 
-def choose(condition, x, y):
+def choose(condition: Any, x: Any, y: Any) -> Any:
     """x where a scalar condition holds, else y."""
     return _arrays(condition).where(condition, x, y)
 
 
-def time(rates):
+def time(rates: Rates) -> Any:
     """u, the time of the rectified flow."""
     return rates.sigma / (rates.alpha + rates.sigma)
 
 
-def enter(x, rates):
+def enter(x: Any, rates: Rates) -> Any:
     """x -> y and u."""
     return x / (rates.alpha + rates.sigma), time(rates)
 
 
-def leave(y, rates):
+def leave(y: Any, rates: Rates) -> Any:
     """y -> x"""
     return y * (rates.alpha + rates.sigma)
 
 
-def velocity(denoise, y, rates):
+def velocity(denoise: Callable, y: Any, rates: Rates) -> Any:
     """dy/du = ε − x0 = (y − x0) / u"""
     return (y - denoise(leave(y, rates), rates).x0) / time(rates)
 
 
-def log_snr(rates):
+def log_snr(rates: Rates) -> Any:
     """λ = log(α / σ); twice it is the logarithm of the signal-to-noise ratio α² / σ²."""
     return _arrays(rates.alpha).log(rates.alpha / rates.sigma)
 

@@ -1,7 +1,10 @@
 """UniPC: a predictor and a corrector from the same estimates."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+from keras_dit.schedules import Rates
 from keras_dit.serialization import register
 from keras_dit.solvers import probability_flow as flow
 from keras_dit.solvers.base import Solver
@@ -28,10 +31,12 @@ class UniPC(Solver):
         if self.order not in (1, 2, 3):
             raise ValueError(f"order must be 1, 2 or 3. Received: order={self.order!r}")
 
-    def init(self, x):
+    def init(self, x: Any) -> Any:
         return flow.Step.none(x, self.order)
 
-    def step(self, denoise, x, here, there, state, noise):
+    def step(
+        self, denoise: Callable, x: Any, here: Rates, there: Rates, state: Any, noise: Any
+    ) -> tuple:
         x0 = denoise(x, here).x0
         x = flow.correct(x, x0, here, state, state.history.count > 0.0)
         history = state.history.add(x0, here)

@@ -8,6 +8,7 @@ so that it starts as a copy of the weights and lengthens with the run.
 import contextlib
 import types
 from collections.abc import Iterator
+from typing import Any
 
 import keras
 import numpy as np
@@ -167,7 +168,7 @@ class WeightAverage(keras.layers.Layer):
 
     # Files
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         self.settle()
         weights, averages = self._followed(), self.by_name()
         network = self._of.network
@@ -180,7 +181,7 @@ class WeightAverage(keras.layers.Layer):
         for name in weights:
             store[_key(name)] = ops.convert_to_numpy(averages[name])
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         arrays = {key: np.array(store[key]) for key in store.keys()}  # noqa: SIM118, an h5 store
         if "updates" not in arrays:  # by position, as 0.1.0 wrote it
             order = ["updates", *map(_key, names.order_of_0_1_0(self._names))]

@@ -1,5 +1,7 @@
 """What is given to `Diffusion`, checked on the host before any work is done with it."""
 
+from typing import Any
+
 import numpy as np
 from keras import tree
 
@@ -11,7 +13,7 @@ NO_OUTPUT = (
 )
 
 
-def compiling(arguments):
+def compiling(arguments: dict) -> None:
     """Raise ValueError for arguments of `compile` that mean nothing here."""
     if arguments.get("loss") is not None or arguments.get("loss_weights") is not None:
         raise ValueError("the loss belongs to Diffusion(objective=...): compile takes none")
@@ -24,18 +26,18 @@ def compiling(arguments):
             )
 
 
-def instance(name, value, default, kind):
+def instance(name: str, value: Any, default: Any, kind: Any) -> Any:
     """The value, or the default for None; ValueError for anything that is not of that kind."""
     return kind.checked(name, default() if value is None else value)
 
 
-def jit_compile(value):
+def jit_compile(value: Any) -> None:
     """Raise ValueError unless it is True, False or "auto"."""
     if value not in (True, False, "auto"):
         raise ValueError(f'jit_compile must be True, False or "auto". Received: {value!r}')
 
 
-def class_names(names, network):
+def class_names(names: Any, network: Any) -> tuple[str, ...] | None:
     """The names of the classes as a tuple, or None; ValueError for another number of them."""
     if names is None:
         return None
@@ -47,7 +49,9 @@ def class_names(names, network):
     return tuple(map(str, names))
 
 
-def requested(network, labels=None, conditions=None, num_images=None):
+def requested(
+    network: Any, labels: Any = None, conditions: dict | None = None, num_images: int | None = None
+) -> tuple[Any, int]:
     """What `generate` was asked for.
 
     Returns:
@@ -81,7 +85,7 @@ def requested(network, labels=None, conditions=None, num_images=None):
     return checked, count
 
 
-def batch(images, labels, network, codec):
+def batch(images: Any, labels: Any, network: Any, codec: Any) -> None:
     """Raise ValueError unless images and labels fit the network; warn of a range that does not."""
     expected, *others = codec.data_shapes(network.image_shape)
     shape = tuple(images.shape)

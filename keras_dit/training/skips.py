@@ -1,5 +1,7 @@
 """Steps that are not applied, because their loss or a gradient is not finite."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -18,16 +20,16 @@ class StopOnSkips(keras.callbacks.Callback):
         FloatingPointError: which names the step. The model is as after the last applied step.
     """
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Any = None) -> None:
         self.total, self.steps = int(ops.convert_to_numpy(self.model.skipped)), 0
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.epoch = epoch
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: Any, logs: Any = None) -> None:
         self.begin = batch
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: Any, logs: Any = None) -> None:
         self.steps += batch + 1 - self.begin  # compiled together, several at once
         if self.steps < MOST_IN_A_ROW:
             return
@@ -44,10 +46,10 @@ class StopOnSkips(keras.callbacks.Callback):
 class Progress(keras.callbacks.ProgbarLogger):
     """Keras's bar of `fit`, which says how many steps were skipped where there are any."""
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: Any, logs: Any = None) -> None:
         super().on_train_batch_end(batch, _shown(logs))
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         super().on_epoch_end(epoch, _shown(logs))
 
 

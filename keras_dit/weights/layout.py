@@ -135,7 +135,7 @@ def load(tensors: Mapping[str, Stored], config: Mapping[str, Any], path: Any) ->
         ValueError: if they do not fit.
     """
     check(tensors, config, path)
-    network = DiTModel.from_config(config)
+    network = DiTModel.from_config(dict(config))
     broken = []
     for name, variable in variables(network).items():
         array = tensors[name].read()

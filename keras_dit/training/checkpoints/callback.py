@@ -6,6 +6,8 @@ import math
 import pathlib
 import signal
 import time
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -28,7 +30,7 @@ class Interrupted(KeyboardInterrupt):
         path: the checkpoint.
     """
 
-    def __init__(self, number, path):
+    def __init__(self, number: int, path: Any):
         super().__init__(f"interrupted; saved {path}")
         self.signal, self.path = number, path
 
@@ -66,7 +68,15 @@ class Checkpoint(keras.callbacks.Callback):
         Interrupted: in `fit`, after Ctrl-C or SIGTERM.
     """
 
-    def __init__(self, folder, every=None, keep=3, resume=False, changes=(), monitor=None):
+    def __init__(
+        self,
+        folder: Any,
+        every: Any = None,
+        keep: int = 3,
+        resume: Any = False,
+        changes: Any = (),
+        monitor: str | None = None,
+    ):
         super().__init__()
         if keep < 1:
             raise ValueError(f"keep must be 1 or more. Received: keep={keep}")
@@ -75,28 +85,30 @@ class Checkpoint(keras.callbacks.Callback):
         self.folder, self.every, self.keep, self.resume = pathlib.Path(folder), every, keep, resume
         self.changes, self.monitor = tuple(changes), monitor
         self.epoch = self.step = self.steps = 0  # epochs done, steps done in the next, in all
-        self.rows, self.best, self.data = [], math.inf, {}
-        self.others = []  # the other callbacks of the training
+        self.best = math.inf
+        self.rows: list[dict] = []
+        self.data: dict = {}
+        self.others: list = []  # the other callbacks of the training
         self._cost = 0.0  # seconds of the last save
         self._found = self._metrics = self._saved = self._signal = None
-        self._numbers = []  # of the other callbacks, as they were saved
+        self._numbers: list = []  # of the other callbacks, as they were saved
 
     # A training
 
     def train(
         self,
-        model,
-        fit,
-        x,
-        y,
+        model: Any,
+        fit: Callable,
+        x: Any,
+        y: Any,
         *,
-        sample_weight,
-        callbacks,
-        epochs,
-        verbose,
-        initial_epoch=0,
+        sample_weight: Any,
+        callbacks: Any,
+        epochs: int,
+        verbose: Any,
+        initial_epoch: int = 0,
         **rest,
-    ):
+    ) -> Any:
         """Train with this checkpoint, from where it stands on.
 
         Args:
@@ -156,7 +168,7 @@ class Checkpoint(keras.callbacks.Callback):
         self._numbers = facts.get("callbacks", [])
         return facts
 
-    def restore(self):
+    def restore(self) -> Any:
         """Put the checkpoint that was found into the model; as the training begins."""
         self._saved_at = self._epoch_saved_at = time.monotonic()
         if self._found is None:
@@ -166,7 +178,7 @@ class Checkpoint(keras.callbacks.Callback):
         if self.step:  # Keras clears the metrics at the start of the epoch
             self._metrics = {n: a.copy() for n, a in arrays.items() if n.startswith("metrics/")}
 
-    def recall(self):
+    def recall(self) -> Any:
         """Give the history and the other callbacks what they had, after they have begun anew."""
         for callback, (name, numbers) in zip(self.others, self._numbers, strict=False):
             if type(callback).__name__ == name:
@@ -178,14 +190,14 @@ class Checkpoint(keras.callbacks.Callback):
 
     # What Keras calls
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         if self._metrics:
             variables = state.variables(self.model)
             for name, value in self._metrics.items():
                 variables[name].assign(value)
             self._metrics = None
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: Any, logs: Any = None) -> None:
         # Several steps at once, the last ones fewer: Keras then counts beyond the epoch's end.
         done = min(batch + 1, self.params["steps"] or batch + 1)
         self.steps += done - self.step
@@ -195,7 +207,7 @@ class Checkpoint(keras.callbacks.Callback):
         if self._signal or self._is_due(self._saved_at):
             self.save()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.epoch, self.step = epoch + 1, 0
         self.rows.append({"epoch": epoch, **plain(logs)})
         # The last one now: at the end of `fit` some optimizers put other weights into the model.
@@ -204,7 +216,7 @@ class Checkpoint(keras.callbacks.Callback):
         if self._signal or last or better or self._is_due(self._epoch_saved_at):
             self._save_epoch()
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Any = None) -> None:
         if folder.path_of(self.folder, self.steps) != self._saved:
             self._save_epoch()
 
@@ -229,7 +241,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.save(better)
         self._epoch_saved_at = self._saved_at
 
-    def save(self, best=False):
+    def save(self, best: bool = False) -> Any:
         """Write a checkpoint now; between two steps."""
         start, path = time.monotonic(), folder.path_of(self.folder, self.steps)
         facts = {
@@ -254,7 +266,7 @@ class Checkpoint(keras.callbacks.Callback):
     # Being asked to end
 
     @contextlib.contextmanager
-    def signals(self):
+    def signals(self) -> Any:
         """While this runs, Ctrl-C and SIGTERM end the training after the present step."""
 
         def end(number):

@@ -1,5 +1,8 @@
 """One training where Keras runs two: it begins with an epoch, so the rest of one comes first."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -19,7 +22,7 @@ class OneTraining(keras.callbacks.CallbackList):
         epochs, verbose: as for `keras.Model.fit`.
     """
 
-    def __init__(self, checkpoint, data, model, epochs, verbose):
+    def __init__(self, checkpoint: Any, data: Any, model: Any, epochs: int, verbose: Any):
         super().__init__(
             [*checkpoint.others, checkpoint],  # the last, so that it saves what the others changed
             add_history=True,
@@ -31,9 +34,10 @@ class OneTraining(keras.callbacks.CallbackList):
         )
         self.checkpoint, self.data, self.trained = checkpoint, data, model
         self.offset = 0  # of the batches that Keras counts
-        self.begun, self.last_logs, self.weights = False, None, []
+        self.begun, self.last_logs = False, None
+        self.weights: list = []
 
-    def run(self, fit, begin: int, epochs: int, arguments: dict):
+    def run(self, fit: Callable, begin: int, epochs: int, arguments: dict) -> Any:
         """Train; returns the history."""
         arguments = {**arguments, "callbacks": self, "verbose": 0}
         step = self.checkpoint.step
@@ -49,29 +53,29 @@ class OneTraining(keras.callbacks.CallbackList):
         super().on_train_end(self.last_logs)
         return self.trained.history
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: Any = None) -> None:
         if not self.begun:
             self.begun = True
             self.checkpoint.restore()
             super().on_train_begin(logs)
             self.checkpoint.recall()
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         if isinstance(self.data, positions.EpochView):
             self.data.epoch = epoch
         super().on_epoch_begin(epoch, logs)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         super().on_epoch_end(epoch, logs)
         if self.offset:
             variables = self.checkpoint.model.trainable_variables
             self.weights = [np.array(ops.convert_to_numpy(variable)) for variable in variables]
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(self, batch: Any, logs: Any = None) -> None:
         super().on_train_batch_begin(batch + self.offset, logs)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: Any, logs: Any = None) -> None:
         super().on_train_batch_end(batch + self.offset, logs)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: Any = None) -> None:
         self.last_logs = logs
