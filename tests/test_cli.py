@@ -157,7 +157,11 @@ def test_the_demo_writes_its_files_and_a_table(tmp_path, capsys):
     assert "images/s" in shown.out
     # A progress bar for each of training, the grid and the score, one line each, told apart.
     bars = screen(shown.err)
-    assert [bar.partition(":")[0] for bar in bars] == ["training", "sampling a grid", "sampling to score"]
+    assert [bar.partition(":")[0] for bar in bars] == [
+        "training",
+        "sampling a grid",
+        "sampling to score",
+    ]
     assert all("100%" in bar for bar in bars)
     assert shown.out.index("a grid of digits") < shown.out.index("to score")
     folder = tmp_path / "demo"
