@@ -438,3 +438,11 @@ def test_output_channels_mean_what_the_prediction_says():
             keras_dit.DiTModel((4, 4, 3), **size, **wrong)
     with pytest.raises(ValueError, match=r"6 with a learned variance. Received: .*=4"):
         keras_dit.DiTModel((4, 4, 3), **size, output_channels=4, learned_variance=True)
+
+
+def test_a_frozen_network_comes_back_frozen():
+    network = tiny()
+    network.trainable = False
+    copy = keras_dit.DiTModel.from_config(network.get_config())
+    assert not keras_dit.Diffusion(copy).trainable_variables
+    assert keras_dit.Diffusion(tiny()).trainable_variables

@@ -49,6 +49,17 @@ def test_a_frozen_network_has_nothing_to_learn():
     assert_same(before, diffusion)
 
 
+def test_a_step_may_be_compiled():
+    losses = []
+    for jit_compile in (False, True):
+        keras.utils.set_random_seed(0)
+        diffusion = make(keras.optimizers.Adam(0.01))
+        diffusion.compile(diffusion.optimizer, jit_compile=jit_compile)
+        history = diffusion.fit(IMAGES, LABELS, batch_size=4, epochs=2, shuffle=False, verbose=0)
+        losses.append(history.history["loss"])
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
 # The optimizer's options
 
 

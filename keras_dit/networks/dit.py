@@ -84,6 +84,7 @@ class DiTModel(Network):
         block: keras.Layer | None = None,
         time: keras.Layer | None = None,
         label_dropout: float | None = None,  # the name of condition_dropout in 0.1.0
+        trainable: bool = True,
         **kwargs,
     ):
         # Without autocast t and x arrive as they are: bfloat16 would round t.
@@ -117,6 +118,7 @@ class DiTModel(Network):
         self.output_channels = output_channels_of(self.config)
         self._create_layers(conditions, block, time)
         self.build()
+        self.trainable = trainable  # now that there are layers to tell
 
     @classmethod
     def from_preset(cls, preset: Any, **overrides) -> Any:
