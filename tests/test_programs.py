@@ -104,8 +104,8 @@ EXAMPLES = {
     ),
     "own_parts": ((), ("the same from .npz: True", "the same images after loading: True")),
     "quality": (
-        ("digits.keras", "--count", "20", "--only", "guidance", "count"),
-        ("guidance  1.25 ", "count  1600 "),
+        ("digits.keras", "--count", "20", "--only", "guidance"),
+        ("guidance  1.25 ",),
     ),
     "solver_quality": (
         ("digits.keras", "--out", "quality", "--count", "20", "--evaluations", "5"),
