@@ -1,7 +1,5 @@
 """Training and sampling as one Keras model."""
 
-import contextlib
-import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -10,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dit import backend, notices, processes, sampling, weights
+from keras_dit import notices, processes, sampling, weights
 from keras_dit.codecs import Codec, Pixels
 from keras_dit.guidance import Guidance, Unguided
 from keras_dit.networks.base import Network
@@ -23,14 +21,12 @@ from keras_dit.sampling.generation import Generation, Run
 from keras_dit.schedules import NoiseSchedule, TimeGrid
 from keras_dit.serialization import register
 from keras_dit.solvers import DDIM, Solver
-from keras_dit.training import checks, data, step
-from keras_dit.training.average import WeightAverage
-from keras_dit.training.checkpoints import Checkpoint
-from keras_dit.training.skips import Progress, StopOnSkips
+from keras_dit.training import checks
+from keras_dit.training.trainer import Trainer
 
 
 @register
-class Diffusion(keras.Model):
+class Diffusion(Trainer):
     """A diffusion model: a network with the mathematics that trains and samples it.
 
     `fit`, `evaluate`, `save` and callbacks are Keras's. The loss is computed here, so `compile`
@@ -87,17 +83,9 @@ class Diffusion(keras.Model):
         self.codec_layers = [v for v in vars(self.codec).values() if isinstance(v, keras.Layer)]
         for layer in self.codec_layers:
             layer.trainable = False
-        self.ema = ema
-        self._compiled_for = None
-        self.training_seed = keras.random.SeedGenerator()
-        self.evaluation_seed = keras.random.SeedGenerator(seed=0)
-        self.average = None if ema is None else WeightAverage(ema, network, name="average")
-        self.skipped = self.add_weight(
-            shape=(), initializer="zeros", dtype="int32", trainable=False, name="skipped"
-        )
+        self.prepare(ema)
         # It holds compiled functions, nothing that Keras should track or save.
         object.__setattr__(self, "_generation", Generation())
-        object.__setattr__(self, "_live", backend.LiveValues())
         self.build()
 
     # Construction
@@ -148,210 +136,6 @@ class Diffusion(keras.Model):
 
     def get_build_config(self):
         return None
-
-    # Training
-
-    def compile(
-        self, optimizer: Any = None, jit_compile: bool | None = None, **kwargs: Any
-    ) -> None:
-        """Set the optimizer.
-
-        Args:
-            optimizer: a Keras optimizer or its name; None: AdamW at learning rate 1e-4 without
-                weight decay, as DiT was trained.
-            jit_compile: whether to train through XLA (JAX, TensorFlow) or torch.compile; None:
-                what is faster on this backend.
-            **kwargs: the other arguments of `keras.Model.compile`, but for the loss and metrics. A
-                network that computes in float16 has its loss scaled unless `auto_scale_loss=False`.
-
-        Raises:
-            ValueError: for a loss or metrics.
-        """
-        checks.compiling(kwargs)
-        if optimizer is None:
-            optimizer = keras.optimizers.AdamW(1e-4, weight_decay=0.0)
-        optimizer = keras.optimizers.get(optimizer)
-        if self.network.compute_dtype == "float16" and kwargs.pop("auto_scale_loss", True):
-            optimizer = step.scaling_loss(optimizer)
-        if jit_compile is None:
-            jit_compile = backend.jit_compile_training()
-        with step.float32():  # in which Keras then keeps the mean of the loss
-            super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
-        self._compiled_for = None  # the names of the weights that the optimizer was built for
-
-    def get_compile_config(self):
-        if not self.compiled:
-            return {}
-        # How to compile is the loading backend's choice.
-        return {"optimizer": keras.optimizers.serialize(self.optimizer)}
-
-    def compile_from_config(self, config):
-        self.compile(optimizer=keras.optimizers.deserialize(config["optimizer"]))
-        self.optimizer.build(self.trainable_variables)
-        self._check_compiled()
-
-    def _check_compiled(self):
-        """Raise ValueError where there are weights to train that the optimizer does not know."""
-        names = tuple(variable.path for variable in self.trainable_variables)
-        self._compiled_for = names if self._compiled_for is None else self._compiled_for
-        new = [name for name in names if name not in self._compiled_for]
-        if new:
-            raise ValueError(
-                f"{len(new)} weights to train are new since compile(), such as {new[0]}: after "
-                "enable_lora() or a change of trainable, compile again"
-            )
-
-    def fit(
-        self,
-        x: Any = None,
-        y: Any = None,
-        batch_size: int | None = None,
-        epochs: int = 1,
-        verbose: Any = "auto",
-        callbacks: Sequence | None = None,
-        **kwargs: Any,
-    ) -> keras.callbacks.History:
-        """Train. As `keras.Model.fit`, with images as x and labels as y.
-
-        Args:
-            x: images (N, H, W, C) in the codec's range, or a data set of (images, labels):
-                a `keras.utils.PyDataset`, a tf.data.Dataset, a torch DataLoader, a generator.
-            y: labels (N,), integers in 0 … num_classes − 1; None if x is a data set or the
-                network has no classes.
-            callbacks: a list of `keras.callbacks.Callback`. With a `checkpoints.Checkpoint` arrays
-                are shuffled by its seed, so that the run can go on at any step.
-            batch_size, epochs, verbose, **kwargs: as for `keras.Model.fit`.
-
-        Raises:
-            ValueError: for images or labels that do not fit the network. Arrays are checked
-                whole, of a data set the first batch.
-            FloatingPointError: if many steps in a row had to be skipped.
-        """
-        sample_weight = kwargs.pop("sample_weight", None)
-        x, y, sample_weight = data.taken(x, y, sample_weight, self.network, self.codec)
-        validation = kwargs.pop("validation_data", None)
-        if validation is not None:
-            kwargs["validation_data"] = self._validation(validation)
-        if not hasattr(x, "shape"):
-            kwargs.setdefault("shuffle", False)  # a data set's order is its own
-        if not self.trainable_variables:
-            notices.warn("the network has nothing to train: trainable is False")
-        self._check_compiled()
-        callbacks = [StopOnSkips(), *(callbacks or ()), *([Progress()] if verbose else [])]
-        kwargs |= {"batch_size": batch_size, "epochs": epochs, "verbose": verbose}
-        checkpoint = next((c for c in callbacks if isinstance(c, Checkpoint)), None)
-        train = super().fit
-        if checkpoint is not None:
-            train = functools.partial(checkpoint.train, self, super().fit)
-        with self._average_follows():
-            return train(x, y, sample_weight=sample_weight, callbacks=callbacks, **kwargs)
-
-    def _validation(self, given):
-        """validation_data as Keras takes it."""
-        parts = given if isinstance(given, (tuple, list)) else (given,)
-        x, *rest = data.taken(*(*parts, None, None)[:3], self.network, self.codec)
-        return (x, *rest) if isinstance(given, (tuple, list)) else x
-
-    @contextlib.contextmanager
-    def _average_follows(self):
-        """While this context lasts the weights are changed by training."""
-        with self._live.running() as alone:
-            if self.average is None:
-                yield
-            else:
-                with self.average.following(alone):
-                    yield
-
-    def _settle_average(self):
-        with self._live.idle() as idle:
-            if idle and self.average is not None:
-                self.average.settle()
-
-    def make_train_function(self, force=False):
-        made = self.train_function
-        super().make_train_function(force)
-        if self.train_function is not made:
-            self.train_function = self._live.watched(self.train_function)
-
-    def make_test_function(self, force=False):
-        made = self.test_function
-        super().make_test_function(force)
-        if self.test_function is not made:
-            self.test_function = self._live.watched(self.test_function)
-
-    def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):
-        self._check_compiled()
-        with self._average_follows():
-            return super().train_on_batch(*data.plain_batch((x, y, sample_weight)), **kwargs)
-
-    def test_on_batch(self, x, y=None, sample_weight=None, **kwargs):
-        self._settle_average()
-        with self._live.running():
-            return super().test_on_batch(*data.plain_batch((x, y, sample_weight)), **kwargs)
-
-    def evaluate(
-        self,
-        x: Any = None,
-        y: Any = None,
-        batch_size: int | None = None,
-        verbose: Any = "auto",
-        sample_weight: Any = None,
-        **kwargs: Any,
-    ) -> Any:
-        """The loss of the averaged weights, as `keras.Model.evaluate`.
-
-        Times and noise are the same at every call, so that two losses can be compared.
-
-        Args:
-            x, y, sample_weight: as for `fit`.
-            batch_size, verbose, **kwargs: as for `keras.Model.evaluate`.
-
-        Raises:
-            ValueError: for images or labels that do not fit the network.
-        """
-        if not kwargs.get("_use_cached_eval_dataset"):  # as from within fit, which checked it
-            x, y, sample_weight = data.taken(x, y, sample_weight, self.network, self.codec)
-            self._settle_average()
-        fresh = keras.random.SeedGenerator(seed=0)
-        self.evaluation_seed.state.assign(ops.convert_to_numpy(fresh.state))
-        with self._live.running():
-            return super().evaluate(x, y, batch_size, verbose, sample_weight, **kwargs)
-
-    def summary(self, line_length=None, positions=None, print_fn=None, **kwargs):
-        """Print the network's layers, their shapes and parameters, and what is kept beside it.
-
-        Args:
-            line_length, positions, print_fn, **kwargs: as for `keras.Model.summary`.
-        """
-        self.network.summary(line_length, positions, print_fn, **kwargs)
-        beside = {"codec": [w for layer in self.codec_layers for w in layer.weights]}
-        if self.average is not None:
-            beside["average of the weights"] = self.average.weights
-        if self.compiled and self.optimizer.built:
-            beside["optimizer"] = self.optimizer.variables
-        for name, variables in beside.items():
-            if variables:
-                count = sum(math.prod(variable.shape) for variable in variables)
-                (print_fn or print)(f" Beside it, {name}: {count:,}")
-
-    def call(self, *_, **__):
-        raise NotImplementedError(checks.NO_OUTPUT)
-
-    def predict(self, *_, **__):
-        raise NotImplementedError(checks.NO_OUTPUT)
-
-    def predict_on_batch(self, *_, **__):
-        raise NotImplementedError(checks.NO_OUTPUT)
-
-    def train_step(self, *arguments):
-        return backend.keras_step(self, functools.partial(step.train_step, self), *arguments)
-
-    def test_step(self, *arguments):
-        return backend.keras_step(self, functools.partial(step.test_step, self), *arguments)
-
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The objective on a batch, a float32 scalar; NaN if a label is out of range."""
-        return step.loss(self, x, y, sample_weight, training)
 
     # Sampling
 

@@ -22,8 +22,8 @@ import numpy as np
 from keras import ops
 
 from keras_dit import backend
-from keras_dit.codecs.autoencoder_kl import check_size
 from keras_dit.codecs.base import Codec
+from keras_dit.codecs.network import check_size
 from keras_dit.codecs.tiles import Tiling
 from keras_dit.files import beside
 from keras_dit.registry import Openers

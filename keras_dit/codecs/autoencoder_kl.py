@@ -14,6 +14,7 @@ import keras
 from keras import ops
 
 from keras_dit import backend
+from keras_dit.codecs.network import AutoencoderNetwork, check_size
 from keras_dit.layers import AttentionBlock, Convolution, GroupNorm, ResidualBlock
 from keras_dit.serialization import register
 
@@ -21,7 +22,7 @@ LOG_VARIANCE = (-30.0, 20.0)  # between which that of the posterior is kept
 
 
 @register
-class AutoencoderKL(keras.Model):
+class AutoencoderKL(AutoencoderNetwork):
     """Images <-> latents at 1/2, 1/4, 1/8 … of their size, with a normal posterior.
 
     It is built at construction and takes images of any size that its `factor` divides.
@@ -130,37 +131,8 @@ class AutoencoderKL(keras.Model):
             x = self.post_quant(x)
         return ops.cast(self.decoder(x), "float32")
 
-    def call(self, images):
-        return self.decode(self.encode(images)[0])
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
-    def get_config(self):
-        base = super().get_config()
-        own = {"name": base["name"], "trainable": base["trainable"], "dtype": base["dtype"]}
-        return {**own, **self.config}
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        return cls(**config)
-
-    def get_build_config(self):
-        return None  # built at construction
-
 
 _PARTS = ("channels", "layers_per_block", "groups", "mid_attention", "attention_levels")
-
-
-def check_size(images: Any, network: Any) -> None:
-    """Raise ValueError for images whose shape an autoencoder does not take."""
-    shape, factor = tuple(images.shape), network.factor
-    fits = len(shape) == 4 and shape[3] == network.in_channels
-    if not fits or any(side is not None and side % factor for side in shape[1:3]):
-        raise ValueError(
-            f"images must be (batch, height, width, {network.in_channels}), channels last, with "
-            f"height and width multiples of {factor}. Received: shape {shape}"
-        )
 
 
 def _check(config):

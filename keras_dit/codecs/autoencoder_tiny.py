@@ -16,7 +16,8 @@ import keras
 from keras import ops
 
 from keras_dit import backend
-from keras_dit.codecs.autoencoder_kl import LOG_VARIANCE, Upsampling, check_size
+from keras_dit.codecs.autoencoder_kl import LOG_VARIANCE, Upsampling
+from keras_dit.codecs.network import AutoencoderNetwork, check_size
 from keras_dit.layers import Convolution
 from keras_dit.serialization import register
 
@@ -24,7 +25,7 @@ MAGNITUDE = 3.0  # of latents, to which tanh brings what is far out
 
 
 @register
-class AutoencoderTiny(keras.Model):
+class AutoencoderTiny(AutoencoderNetwork):
     """Images <-> latents by small networks of one width, without a posterior.
 
     It is built at construction and takes images of any size that its `factor` divides.
@@ -148,24 +149,6 @@ class AutoencoderTiny(keras.Model):
         for step in self.decoder:
             x = backend.call_layer(step, x)
         return 2 * ops.cast(x, "float32") - 1
-
-    def call(self, images):
-        return self.decode(self.encode(images)[0])
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
-    def get_config(self):
-        base = super().get_config()
-        own = {"name": base["name"], "trainable": base["trainable"], "dtype": base["dtype"]}
-        return {**own, **self.config}
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        return cls(**config)
-
-    def get_build_config(self):
-        return None  # built at construction
 
 
 def _check(config):

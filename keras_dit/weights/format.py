@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_dit.networks import DiTModel
+from keras_dit.registry import Registry
+from keras_dit.weights import hub
 from keras_dit.weights.source import Source
 
 
@@ -81,3 +83,40 @@ class Format:
             ValueError: for a network that the format cannot hold.
         """
         raise NotImplementedError
+
+
+class Formats(Registry):
+    """Formats by name. The last one registered is the first that is asked about a file."""
+
+    def __init__(self):
+        super().__init__("format")
+
+    def register(self, name: str, thing: Format) -> Format:
+        """Make a format known.
+
+        Raises:
+            ValueError: if it is none, or the name is taken.
+        """
+        if not isinstance(thing, Format):
+            raise ValueError(f"format must be an object of a class of Format. Received: {thing!r}")
+        return super().register(name, thing)
+
+    def titles(self) -> str:
+        """What can be loaded, in words."""
+        return "; ".join(format.title for format in self.values())
+
+    def open(self, path: str | os.PathLike) -> Any:
+        """What the format of a file, a folder or `hf://owner/name` makes of it.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            ValueError: if it is of no known format.
+        """
+        patterns = [pattern for format in self.values() for pattern in format.hub_patterns]
+        path = pathlib.Path(hub.local(path, patterns))
+        if not path.exists():
+            raise FileNotFoundError(f"there is no file or folder {path}")
+        for format in reversed(self.values()):
+            if format.detect(path):
+                return format.open(path)
+        raise ValueError(f"{path} is none of these: {self.titles()}")

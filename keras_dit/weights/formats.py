@@ -9,14 +9,14 @@ from keras_dit.codecs import Autoencoder, AutoencoderKL, AutoencoderTiny
 from keras_dit.networks import DiTModel
 from keras_dit.networks.presets import OPENERS
 from keras_dit.notices import warn
-from keras_dit.registry import Opener, Registry
-from keras_dit.weights import autoencoders, facts, hub
+from keras_dit.registry import Opener
+from keras_dit.weights import autoencoders, facts
 from keras_dit.weights.diffusers import Diffusers
 from keras_dit.weights.facebook_dit import FacebookDiT
-from keras_dit.weights.format import Format
+from keras_dit.weights.format import Format, Formats
 from keras_dit.weights.source import Source
 
-FORMATS = Registry("format")
+FORMATS = Formats()
 
 
 def register(name: str, format: Format) -> Format:
@@ -29,8 +29,6 @@ def register(name: str, format: Format) -> Format:
     Raises:
         ValueError: if it is none, or the name is taken.
     """
-    if not isinstance(format, Format):
-        raise ValueError(f"format must be an object of a class of Format. Received: {format!r}")
     return FORMATS.register(name, format)
 
 
@@ -40,7 +38,7 @@ register("diffusers", Diffusers())
 
 def titles() -> str:
     """What can be loaded, in words, for a person who asks."""
-    return "; ".join(format.title for format in FORMATS.values())
+    return FORMATS.titles()
 
 
 def open_source(path: str | os.PathLike | Source) -> Source:
@@ -54,14 +52,7 @@ def open_source(path: str | os.PathLike | Source) -> Source:
     """
     if isinstance(path, Source):
         return path
-    patterns = [pattern for format in FORMATS.values() for pattern in format.hub_patterns]
-    path = pathlib.Path(hub.local(path, patterns))
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file or folder {path}")
-    for format in reversed(FORMATS.values()):
-        if format.detect(path):
-            return format.open(path)
-    raise ValueError(f"{path} is none of these: {titles()}")
+    return FORMATS.open(path)
 
 
 def load(path: str | os.PathLike | Source, **overrides: Any) -> DiTModel:

@@ -1,19 +1,17 @@
 """The formats of autoencoders that are known, and what is done with any of them."""
 
 import os
-import pathlib
 from typing import Any
 
 from keras_dit.codecs import Autoencoder
 from keras_dit.codecs.autoencoder import OPENERS
-from keras_dit.registry import Opener, Registry
-from keras_dit.weights import hub
+from keras_dit.registry import Opener
 from keras_dit.weights.autoencoders.compvis import CompVis
 from keras_dit.weights.autoencoders.diffusers import Diffusers
 from keras_dit.weights.autoencoders.keras_file import KerasFile
-from keras_dit.weights.format import Format
+from keras_dit.weights.format import Format, Formats
 
-AUTOENCODERS = Registry("format")
+AUTOENCODERS = Formats()
 
 
 def register(name: str, format: Format) -> Format:
@@ -22,8 +20,6 @@ def register(name: str, format: Format) -> Format:
     Raises:
         ValueError: if it is none, or the name is taken.
     """
-    if not isinstance(format, Format):
-        raise ValueError(f"format must be an object of a class of Format. Received: {format!r}")
     return AUTOENCODERS.register(name, format)
 
 
@@ -39,15 +35,7 @@ def open_source(path: str | os.PathLike) -> Any:
         FileNotFoundError: if there is none.
         ValueError: for anything but an autoencoder of a known format.
     """
-    patterns = [pattern for format in AUTOENCODERS.values() for pattern in format.hub_patterns]
-    path = pathlib.Path(hub.local(path, patterns))
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file or folder {path}")
-    for format in reversed(AUTOENCODERS.values()):
-        if format.detect(path):
-            return format.open(path)
-    titles = "; ".join(format.title for format in AUTOENCODERS.values())
-    raise ValueError(f"{path} is none of these: {titles}")
+    return AUTOENCODERS.open(path)
 
 
 def load(path: str | os.PathLike, scale=None, shift=None, **overrides: Any) -> Autoencoder:
