@@ -1,8 +1,8 @@
 """Images made for a score, batch by batch, so that a killed run goes on to the same numbers.
 
 Image i has the seed `seed + i` and its label, and depends on nothing else: any part of a set can be
-made again alone. What was summed up so far is
-written to the disk about every half minute, with what it was made of.
+made again alone. What was summed up so far is written to the disk about every half minute, with
+what it was made of.
 """
 
 import contextlib
