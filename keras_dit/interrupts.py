@@ -62,8 +62,8 @@ class _Listener:
     def handle(self, number, frame):
         """In the main thread."""
         if self.answer is not None and not self.first.is_set():
+            self.first.set()  # before anything is printed, within which a second one may come
             self.say()
-            self.first.set()
             self.answer(number)
             return
         (self.second if self.first.is_set() else self.first).set()

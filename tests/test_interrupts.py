@@ -51,7 +51,8 @@ def test_it_is_answered_at_once_and_a_second_one_ends_the_process(begun, number)
     assert process.stderr.readline() == "in a while\n"
     assert process.poll() is None
     process.send_signal(number)
-    assert process.wait() == 128 + number
+    # Killed by Python's own KeyboardInterrupt, if the main thread had not yet left Python.
+    assert process.wait() in (128 + number, -number)
 
 
 def test_where_python_runs_the_main_thread_answers_and_then_is_interrupted(begun):
