@@ -49,8 +49,10 @@ def test_a_frozen_network_has_nothing_to_learn():
     assert_same(before, diffusion)
 
 
-def test_a_step_may_be_compiled():
+def test_a_step_may_be_compiled(monkeypatch):
     # TensorFlow draws other numbers under XLA, so the losses are not those of a plain run.
+    if keras.config.backend() == "torch":  # which runs as it is what has too many variants
+        monkeypatch.setattr("torch._dynamo.config.recompile_limit", 1)
     diffusion = make(keras.optimizers.Adam(0.01))
     before = weights_of(diffusion.network)
     diffusion.compile(diffusion.optimizer, jit_compile=True)

@@ -11,6 +11,7 @@ import torch
 from keras import ops
 from torch.nn import functional
 
+from keras_dit.backend.kernels.choice import compiler_asked_for
 from keras_dit.backend.kernels.plain import product  # noqa: F401  # no other form is faster
 
 
@@ -99,7 +100,7 @@ def _mkl_is_slow():
 
 def _onednn_takes(x):
     return (
-        not torch.compiler.is_compiling()  # which makes a choice of its own
+        not (torch.compiler.is_compiling() or compiler_asked_for())  # which makes its own choice
         and x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.bfloat16)
         and torch.backends.mkldnn.is_available()
