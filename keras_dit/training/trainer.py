@@ -165,17 +165,13 @@ class Trainer(keras.Model):
         made = self.train_function
         super().make_train_function(force)
         if self.train_function is not made:
-            self.train_function = self._watched(self.train_function)
+            self.train_function = self._live.watched(self.train_function)
 
     def make_test_function(self, force=False):
         made = self.test_function
         super().make_test_function(force)
         if self.test_function is not made:
-            self.test_function = self._watched(self.test_function)
-
-    def _watched(self, function):
-        """What Keras runs in each step, or several of them, for the threads beside it."""
-        return self._live.watched(backend.for_compiler(function) if self.jit_compile else function)
+            self.test_function = self._live.watched(self.test_function)
 
     def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):
         self._check_compiled()

@@ -3,7 +3,7 @@
 import importlib
 
 from keras_dit.backend.kernels import plain
-from keras_dit.backend.kernels.choice import choose, for_compiler, plain_kernels
+from keras_dit.backend.kernels.choice import choose, plain_kernels
 from keras_dit.backend.selection import BACKEND
 
 fused = importlib.import_module(f"{__name__}.{'torch_forms' if BACKEND == 'torch' else 'xla'}")
@@ -29,7 +29,6 @@ __all__ = [
     "attention",
     "convolution",
     "doubled",
-    "for_compiler",
     "group_norm",
     "layer_norm",
     "linear",

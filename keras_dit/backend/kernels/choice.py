@@ -3,7 +3,6 @@
 import contextlib
 import contextvars
 import functools
-from collections.abc import Callable
 from concurrent import futures
 
 import keras
@@ -19,7 +18,6 @@ else:
     import tensorflow as tf
 
 _plain_asked_for = contextvars.ContextVar("plain_kernels", default=False)
-_compiler_asked_for = contextvars.ContextVar("compiler_asked_for", default=False)
 # (fused form, dtype): the error with which this processor refuses it, or None
 REFUSED: dict[tuple, Exception | None] = {}
 
@@ -32,29 +30,6 @@ def plain_kernels():
         yield
     finally:
         _plain_asked_for.reset(token)
-
-
-def for_compiler(function: Callable) -> Callable:
-    """A function that a compiler of torch was put around, and what it calls.
-
-    torch.compile runs parts of it as they are, such as those of which it has compiled too many
-    variants, and compiles what these call: there, too, it is to find what it understands.
-    """
-
-    @functools.wraps(function)
-    def run(*arguments):
-        token = _compiler_asked_for.set(True)
-        try:
-            return function(*arguments)
-        finally:
-            _compiler_asked_for.reset(token)
-
-    return run
-
-
-def compiler_asked_for() -> bool:
-    """Whether this is within what `for_compiler` made."""
-    return _compiler_asked_for.get()
 
 
 def choose(plain, fused, *sample):

@@ -11,7 +11,6 @@ import torch
 from keras import ops
 from torch.nn import functional
 
-from keras_dit.backend.kernels.choice import compiler_asked_for
 from keras_dit.backend.kernels.plain import product  # noqa: F401  # no other form is faster
 
 
@@ -100,7 +99,7 @@ def _mkl_is_slow():
 
 def _onednn_takes(x):
     return (
-        not (torch.compiler.is_compiling() or compiler_asked_for())  # which makes its own choice
+        not torch.compiler.is_compiling()  # which makes a choice of its own
         and x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.bfloat16)
         and torch.backends.mkldnn.is_available()
@@ -108,7 +107,14 @@ def _onednn_takes(x):
 
 
 def _onednn_linear(x, weight, bias=None, activation="none", form=""):
-    """activation(x Wᵀ + b); the operation that torch.compile puts in the place of Linear."""
+    """activation(x Wᵀ + b); the operation that torch.compile puts in the place of Linear.
+
+    It does not take that operation itself, which it meets where it runs a function as it is, such
+    as one of which it has compiled too many variants, and compiles what that calls.
+    """
+    if torch.compiler.is_compiling():
+        y = functional.linear(x, weight, bias)
+        return y if activation == "none" else functional.gelu(y, approximate=form)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], form)
 
 
