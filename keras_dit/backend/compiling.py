@@ -163,11 +163,15 @@ def jit_compile_training():
     return BACKEND != "torch"
 
 
-def jit_compile_convolutions():
+def jit_compile_convolutions(large=False):
     """How to compile a network of convolutions, as a `jit_compile=` for `compile_inference`.
 
     TensorFlow's own convolutions run on a CPU at two to three times the rate of XLA's.
+
+    Args:
+        large: whether images are so large that what Python does between torch's operations costs
+            nothing beside them.
     """
     if BACKEND == "tensorflow" and not tf.config.list_physical_devices("GPU"):
         return False
-    return "auto"
+    return False if BACKEND == "torch" and large else "auto"

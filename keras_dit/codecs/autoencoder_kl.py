@@ -121,8 +121,7 @@ class AutoencoderKL(AutoencoderNetwork):
         x = self.encoder(ops.cast(images, self.compute_dtype))
         if self.quant is not None:
             x = self.quant(x)
-        mean, log_variance = ops.split(ops.cast(x, "float32"), 2, axis=-1)
-        return mean, ops.clip(log_variance, *LOG_VARIANCE)
+        return ops.split(_clipped(x), 2, axis=-1)
 
     def decode(self, latents: Any) -> Any:
         """The images of latents: (B, h, w, latent_channels) -> float32 (B, h factor, …)."""
@@ -130,6 +129,20 @@ class AutoencoderKL(AutoencoderNetwork):
         if self.post_quant is not None:
             x = self.post_quant(x)
         return ops.cast(self.decoder(x), "float32")
+
+    @property
+    def encoding(self):
+        return [*self.encoder.steps, *([] if self.quant is None else [self.quant]), _clipped]
+
+    @property
+    def decoding(self):
+        return [*([] if self.post_quant is None else [self.post_quant]), *self.decoder.steps]
+
+
+def _clipped(posterior):
+    """Mean and log variance (…, 2 latent_channels), float32, the latter within its bounds."""
+    mean, log_variance = ops.split(ops.cast(posterior, "float32"), 2, axis=-1)
+    return ops.concatenate([mean, ops.clip(log_variance, *LOG_VARIANCE)], axis=-1)
 
 
 _PARTS = ("channels", "layers_per_block", "groups", "mid_attention", "attention_levels")

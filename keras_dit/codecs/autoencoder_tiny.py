@@ -136,19 +136,36 @@ class AutoencoderTiny(AutoencoderNetwork):
             ValueError: for a size that `factor` does not divide.
         """
         check_size(images, self)
-        x = (ops.cast(images, self.compute_dtype) + 1) / 2
-        for step in self.encoder:
-            x = backend.call_layer(step, x)
-        mean = ops.cast(x, "float32")
-        return mean, ops.full_like(mean, LOG_VARIANCE[0])
+        x = _run(self.encoding, ops.cast(images, self.compute_dtype))
+        return ops.split(x, 2, axis=-1)
 
     def decode(self, latents: Any) -> Any:
         """The images of latents: (B, h, w, latent_channels) -> float32 (B, h factor, …)."""
-        x = ops.cast(latents, self.compute_dtype)
-        x = ops.tanh(x / MAGNITUDE) * MAGNITUDE
-        for step in self.decoder:
-            x = backend.call_layer(step, x)
-        return 2 * ops.cast(x, "float32") - 1
+        return _run(self.decoding, ops.cast(latents, self.compute_dtype))
+
+    @property
+    def encoding(self):
+        return [lambda x: (x + 1) / 2, *self.encoder, _posterior]
+
+    @property
+    def decoding(self):
+        return [_bounded, *self.decoder, lambda x: 2 * ops.cast(x, "float32") - 1]
+
+
+def _run(steps, x):
+    for step in steps:
+        x = backend.call_layer(step, x) if isinstance(step, keras.Layer) else step(x)
+    return x
+
+
+def _bounded(latents):
+    return ops.tanh(latents / MAGNITUDE) * MAGNITUDE
+
+
+def _posterior(latents):
+    """Mean and log variance, side by side."""
+    mean = ops.cast(latents, "float32")
+    return ops.concatenate([mean, ops.full_like(mean, LOG_VARIANCE[0])], axis=-1)
 
 
 def _check(config):

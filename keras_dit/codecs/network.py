@@ -1,5 +1,6 @@
 """What the networks of autoencoders have in common."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -12,6 +13,9 @@ class AutoencoderNetwork(keras.Model):
         config: the arguments of the subclass.
         in_channels, latent_channels: of the images and the latents.
         factor: by how much latents are smaller than images, in each direction.
+        encoding: layers and functions that make of images, one after the other, the mean and the
+            log variance side by side. But for norms and attention, each looks at neighbours only.
+        decoding: those that make images of latents.
 
     Call:
         images (B, H, W, in_channels) -> images of the latents that are most likely.
@@ -23,6 +27,14 @@ class AutoencoderNetwork(keras.Model):
 
     @property
     def factor(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def encoding(self) -> list[Callable]:
+        raise NotImplementedError
+
+    @property
+    def decoding(self) -> list[Callable]:
         raise NotImplementedError
 
     def encode(self, images: Any) -> tuple[Any, Any]:

@@ -141,6 +141,10 @@ class SelfAttention(_Attention):
     def call(self, tokens: Any, context: Any = None, positions: Any = None) -> Any:
         return self._attend(*self._qkv(tokens, positions))
 
+    def among(self, tokens: Any, every: Any) -> Any:
+        """What the call of `every` (B, L, D) gives at `tokens` (B, T, D), some of those."""
+        return self._attend(self._qkv(tokens, None)[0], *self._qkv(every, None)[1:])
+
     def _qkv(self, tokens, positions):
         """Queries, keys and values (B, H, T, D/H)."""
         q, k, v = self._heads(backend.call_layer(self.qkv, tokens), 3)

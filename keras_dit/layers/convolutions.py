@@ -148,6 +148,20 @@ class AttentionBlock(keras.layers.Layer):
         mixed = backend.call_layer(self.attention, tokens)
         return x + ops.reshape(mixed, (-1, height, width, x.shape[-1]))
 
+    def among(self, tokens, every, mean, variance):
+        """What comes out at some places of an image only, in less memory.
+
+        Args:
+            tokens: (B, T, C), those places.
+            every: (B, H W, C), all of the image.
+            mean, variance: (groups,), its moments.
+
+        Returns:
+            (B, T, C).
+        """
+        some, others = (self.norm.with_moments(x, mean, variance) for x in (tokens, every))
+        return tokens + self.attention.among(some, others)
+
     def compute_output_shape(self, input_shape):
         return input_shape
 

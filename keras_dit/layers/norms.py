@@ -9,6 +9,7 @@ over the last axis, in float32 under any dtype policy; modulated: norm(x) (1 + s
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_dit import backend
 from keras_dit.serialization import register
@@ -156,6 +157,31 @@ class GroupNorm(keras.layers.Layer):
 
     def call(self, x: Any) -> Any:
         return backend.group_norm(x, self.gain, self.bias, self.groups, self.epsilon)
+
+    def moments(self, x: Any, weight: Any) -> list:
+        """Mean and variance of each group.
+
+        Args:
+            x: (1, H, W, C).
+            weight: (H, W), how much each place counts.
+
+        Returns:
+            Two float32 tensors (groups,).
+        """
+        height, width, channels = x.shape[1:]
+        shape = (height, width, self.groups, channels // self.groups)
+        x, weight = ops.reshape(ops.cast(x, "float32"), shape), weight[:, :, None, None]
+        total = ops.sum(weight) * (channels // self.groups)
+        mean = ops.sum(weight * x, axis=(0, 1, 3)) / total
+        centred = weight * ops.square(x - mean[:, None])
+        return [mean, ops.sum(centred, axis=(0, 1, 3)) / total]
+
+    def with_moments(self, x: Any, mean: Any, variance: Any) -> Any:
+        """The norm of x by moments (groups,) that are given, such as those of a larger image."""
+        size = self.gain.shape[0] // self.groups
+        scale = ops.repeat(ops.rsqrt(variance + self.epsilon), size) * self.gain
+        shift = self.bias - ops.repeat(mean, size) * scale
+        return ops.cast(ops.cast(x, "float32") * scale + shift, x.dtype)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         return input_shape
