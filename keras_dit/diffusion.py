@@ -17,7 +17,7 @@ from keras_dit.predictions import Prediction
 from keras_dit.processes import Process
 from keras_dit.sampling.caching import Cache, check_network
 from keras_dit.sampling.denoiser import Denoiser
-from keras_dit.sampling.generation import Generation, Run
+from keras_dit.sampling.generation import Generation, Interrupted, Run
 from keras_dit.schedules import NoiseSchedule, TimeGrid
 from keras_dit.serialization import register
 from keras_dit.solvers import DDIM, Solver
@@ -213,7 +213,19 @@ class Diffusion(Trainer):
         batches = self.generate_batches(
             labels, num_images, *settings, jit_compile, conditions, caching
         )
-        return np.concatenate(list(batches))
+        made: list[np.ndarray] = []
+        try:
+            for images in batches:
+                made.append(images)  # one by one: what there is stays when it is interrupted
+        except Interrupted as interruption:
+            if interruption.estimate is None and not made:
+                raise
+            words = str(interruption)
+            if interruption.estimate is not None:
+                made.append(self.codec.decode(interruption.estimate))
+                words += f", {len(made[-1])} are estimates"
+            notices.warn(words)
+        return np.concatenate(made)
 
     def generate_batches(
         self,
@@ -239,7 +251,8 @@ class Diffusion(Trainer):
 
         Returns:
             An iterator of numpy float32 (B, H, W, C) with B of at most batch_size. Arguments are
-            checked at the call, each batch is made when it is asked for.
+            checked at the call, each batch is made when it is asked for. Interrupted, it raises
+            KeyboardInterrupt.
         """
         if caching is not None:
             notices.warn("caching= is named cache=", DeprecationWarning)

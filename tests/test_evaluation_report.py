@@ -129,7 +129,7 @@ def test_asked_to_end_it_writes_its_state_and_goes_on(model, digits, tmp_path):
 
 
 def test_an_interrupted_batch_is_not_counted(model, digits, monkeypatch):
-    """Of `generate`, which gives estimates then, no image gets into a score."""
+    """Its estimates, which `generate` would give then, get into no score."""
     steps = []
 
     def interrupt(*_):
@@ -137,12 +137,12 @@ def test_an_interrupted_batch_is_not_counted(model, digits, monkeypatch):
         if len(steps) == 3:  # the first step of the second batch is done
             raise KeyboardInterrupt
 
-    generate = model.generate
+    generate = model.generate_batches
 
     def interrupted(**request):
         return generate(**request, callback=interrupt)
 
-    monkeypatch.setattr(model, "generate", interrupted)
+    monkeypatch.setattr(model, "generate_batches", interrupted)
     with pytest.raises(KeyboardInterrupt):
         evaluation.evaluate(model, digits, plan=PLAN)
     assert len(steps) == 3

@@ -87,6 +87,20 @@ def test_interrupted_while_it_decodes_generate_keeps_what_there_is():
     assert len(images) == 6
 
 
+def test_interrupted_while_it_decodes_batches_end_with_the_whole_ones():
+    errors = iter([None, KeyboardInterrupt])
+
+    def decode(images):
+        if error := next(errors):
+            raise error
+        return images
+
+    batches = with_codec(decode).generate_batches(num_images=4, steps=1, batch_size=2)
+    assert len(next(batches)) == 2
+    with pytest.raises(KeyboardInterrupt, match="2 of 4 images are finished"):
+        next(batches)
+
+
 # What is compiled
 
 

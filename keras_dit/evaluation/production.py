@@ -12,7 +12,6 @@ import math
 import pathlib
 import signal
 import time
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -275,13 +274,6 @@ def _batch(diffusion, plan, labels, start, size):
     }
     names = ("steps", "solver", "guidance", "grid", "cache", "batch_size")
     settings = {name: getattr(plan, name) for name in names}
-    with warnings.catch_warnings():
-        # Interrupted, `generate` gives estimates and a warning: they must not be counted.
-        warnings.filterwarnings("error", "interrupted: ", UserWarning)
-        try:
-            made = diffusion.generate(**request, **settings)
-        except UserWarning as warning:
-            if not str(warning).startswith("interrupted: "):
-                raise
-            raise KeyboardInterrupt from None
+    # Not `generate`, which gives estimates where it is interrupted: they must not be counted.
+    (made,) = diffusion.generate_batches(**request, **settings)
     return as_bytes(made, diffusion.codec)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from keras import ops, tree
 
-from keras_dit import backend, notices
+from keras_dit import backend
 from keras_dit.guidance import Guidance
 from keras_dit.progress import Bar
 from keras_dit.sampling import loop
@@ -45,6 +45,21 @@ class Run:
         return loop.evaluations(self.solver, len(self.times) - 1)
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C came while a batch was made.
+
+    Args:
+        done: samples of the batches before it.
+        count: of the run.
+        estimate: the latest of the batch's samples, a tensor as the network sees them; None before
+            the first step.
+    """
+
+    def __init__(self, done: int, count: int, estimate: Any = None):
+        super().__init__(f"interrupted: {done} of {count} images are finished")
+        self.estimate = None if estimate is None else ops.convert_to_numpy(estimate)
+
+
 class Generation:
     """Makes the samples of runs batch by batch, and keeps its compiled steps for the next run."""
 
@@ -62,15 +77,15 @@ class Generation:
     ) -> Iterator[np.ndarray]:
         """Yields the samples of each batch, decoded.
 
-        After an interruption (Ctrl-C) the last ones are the latest estimates of the batch under
-        way, with a warning.
-
         Args:
             run: a `Run`.
             chunks: the numbers of each batch's samples, a list of int arrays.
             condition: of all samples, a nest of numpy arrays (N, ...), or None.
             decode: numpy samples -> images.
             verbose, jit_compile: as for `Diffusion.generate`.
+
+        Raises:
+            Interrupted: after Ctrl-C within a batch.
         """
         first = None
         if jit_compile not in self._steps:
@@ -88,12 +103,7 @@ class Generation:
                 try:
                     images = decode(batch.make(rates))
                 except KeyboardInterrupt:
-                    if batch.estimate is None and not done:
-                        raise
-                    _warn_of_interruption(done, batch, run.count)
-                    if batch.estimate is not None:
-                        yield decode(ops.convert_to_numpy(batch.estimate))
-                    return
+                    raise Interrupted(done, run.count, batch.estimate) from None
                 done += len(samples)
                 yield images
 
@@ -153,8 +163,3 @@ def take_step(denoiser, guidance, solver, cache, memory, condition, *step):
         denoiser = dataclasses.replace(denoiser, network=network)
     result = loop.take_step(guidance(denoiser, condition), solver, *step)
     return *result, None if cache is None else network.memory
-
-
-def _warn_of_interruption(done, batch, count):
-    estimates = "" if batch.estimate is None else f", {len(batch.samples)} are estimates"
-    notices.warn(f"interrupted: {done} of {count} images are finished{estimates}")
