@@ -162,19 +162,8 @@ def test_what_cannot_be_scored_is_refused(model, digits):
         evaluation.evaluate(diffusion, digits, plan=PLAN)
     with pytest.raises(ValueError, match=r"two images or more.*Received: 1 image"):
         evaluation.evaluate(model, digits, plan=Plan(num_images=1, steps=1))
-    with pytest.raises(ValueError, match="labels must be one of balanced, data"):
+    with pytest.raises(ValueError, match="labels must be one of balanced, none, data"):
         Plan(labels="balancd")
-
-
-def test_labels_like_the_datas_have_its_shares():
-    found = production.labels_of("data", 3, 1000, seed=0, data=[1, 0, 3])
-    assert np.bincount(found, minlength=3).tolist() == [250, 0, 750]
-    assert np.bincount(found[:100], minlength=3)[0] < 50  # in random order
-    with pytest.raises(ValueError, match="a reference that has labels"):
-        production.labels_of("data", 3, 10)
-    with pytest.raises(ValueError, match="at most the classes of the network, 2"):
-        production.labels_of("data", 2, 10, data=[1, 0, 3])
-    assert production.labels_of("balanced", None, 10) is None
 
 
 def test_fewer_images_than_dimensions_is_said(model, digits):

@@ -50,12 +50,12 @@ def add_arguments(command):
 def _add_what(group):
     count = {"type": options.count, "metavar": "N"}
     group.add_argument("--num-images", **count, default=NUM_IMAGES, help="default: %(default)s")
-    labels = {"type": options.one_of(evaluation.LABELS), "metavar": "NAME", "default": "balanced"}
+    labels = {"type": options.one_of(evaluation.POLICIES), "metavar": "NAME", "default": "balanced"}
     group.add_argument(
         "--labels",
         **labels,
-        help="balanced: each class in turn; data: as often as in the reference "
-        "(default: %(default)s)",
+        help="balanced: each class in turn; data: as often as in the reference, which captions "
+        "and the like always are; none: nothing is said (default: %(default)s)",
     )
     seed = "of the first image, the next ones count up (default: %(default)s)"
     group.add_argument("--seed", type=options.natural, metavar="N", default=0, help=seed)

@@ -62,6 +62,13 @@ class Condition(keras.layers.Layer):
         """The value "nothing said" for so many samples, a nest of numpy arrays (count, ...)."""
         raise NotImplementedError
 
+    def in_turn(self, count: int) -> Any:
+        """Each of its values in turn, so many in all; None where they cannot be counted.
+
+        What a set of images gets that is to have as many of each.
+        """
+        return None
+
     def embed(self, values: Any) -> Context:
         """The `Context` of values, tensors of the structure of `null`."""
         raise NotImplementedError

@@ -61,6 +61,9 @@ class Label(Condition):
             raise ValueError(f"labels must be {count} in number. Received: {len(labels)}")
         return labels
 
+    def in_turn(self, count: int) -> np.ndarray:
+        return np.arange(count, dtype="int32") % self.num_classes
+
     def null(self, count: int) -> np.ndarray:
         return np.full(count, self.num_classes, "int32")
 

@@ -5,7 +5,7 @@ Batch i of epoch e holds the samples order_e[i·B … (i + 1)·B − 1], where o
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from keras_dit import draws
 from keras_dit import images as pixels
-from keras_dit.datasets.parts import Contents, checked_labels
+from keras_dit.datasets.parts import Contents, checked_conditions, checked_labels, taken
 
 __all__ = ["ImageBatches", "batches_of"]
 
@@ -68,10 +68,13 @@ class ImageBatches(keras.utils.PyDataset):
             not depend on it. Keras's own workers are not used: they reorder batches.
         value_range: (low, high) of the pixels, where they are neither uint8 nor floats in
             [-1, 1]: batches are scaled from it to [-1, 1].
+        conditions: what else is known of each image, by the names of a network's conditions: of
+            each an array (N, ...), a tuple of such arrays, or a list of N values.
 
     Attributes:
         input_shape: (H, W, C). num_classes: number of names, None without labels. validation:
             batches for `fit(validation_data=)`, from `load`; None where there are none.
+            conditions: all that is known of each image, the labels as "label" among them.
 
     Raises:
         ValueError: at construction, on no images, fewer than one batch of them, or an argument
@@ -99,6 +102,7 @@ class ImageBatches(keras.utils.PyDataset):
         class_names: Sequence[str] | None = None,
         threads: int = 8,
         value_range: tuple[float, float] | None = None,
+        conditions: Mapping[str, Any] | None = None,
     ):
         super().__init__()
         self.images, self.batch_size = images, batch_size
@@ -111,6 +115,9 @@ class ImageBatches(keras.utils.PyDataset):
         if isinstance(images, np.ndarray):
             _as_float(images[:0], value_range)  # a wrong dtype shows now
         self.labels = None if labels is None else checked_labels(labels, len(images))
+        self.conditions = checked_conditions(conditions or {}, len(images))
+        if self.labels is not None:
+            self.conditions = {"label": self.labels, **self.conditions}
         self.class_names = self._checked_names(class_names)
         self.num_classes = None if labels is None else len(self.class_names)
         self.epoch = 0
@@ -146,7 +153,7 @@ class ImageBatches(keras.utils.PyDataset):
         batches = len(self.images) / self.batch_size
         return math.floor(batches) if self.drop_remainder else math.ceil(batches)
 
-    def batch(self, epoch: int, index: int) -> tuple[np.ndarray, ...]:
+    def batch(self, epoch: int, index: int) -> tuple[Any, ...]:
         """Batch index of an epoch, whatever was asked for before.
 
         Args:
@@ -155,7 +162,7 @@ class ImageBatches(keras.utils.PyDataset):
 
         Returns:
             `(images, labels)`, or `(images,)` without labels: (B, H, W, C) float32 in [-1, 1],
-            (B,) int32.
+            (B,) int32. Where more is known than labels, a dict by name is in their place.
 
         Raises:
             IndexError: if there is no such batch.
@@ -169,7 +176,10 @@ class ImageBatches(keras.utils.PyDataset):
         chosen = order[samples]
         mirrored = draws.flips(count, self.seed, epoch)[chosen] if self.flip else None
         images = _as_float(self._read(chosen, mirrored), self.value_range)  # (B, H, W, C)
-        return (images,) if self.labels is None else (images, self.labels[chosen])
+        if not self.conditions:
+            return (images,)
+        known = {name: taken(values, chosen) for name, values in self.conditions.items()}
+        return images, known["label"] if list(known) == ["label"] else known
 
     def _read(self, chosen, mirrored):
         if hasattr(self.images, "read"):
@@ -183,7 +193,7 @@ class ImageBatches(keras.utils.PyDataset):
             return images
         return np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
         """Batch index of the present epoch."""
         batch = self.batch(self.epoch, index)
         if index == len(self) - 1:
@@ -228,6 +238,7 @@ def batches_of(
             class_names=part.class_names,
             value_range=part.value_range,
             threads=threads,
+            conditions=part.conditions,
             **options,
         )
 

@@ -1,12 +1,15 @@
 """What a data set holds before it is cut into batches, and parts of it."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from keras_dit.draws import checked_seed, permutation
 
-__all__ = ["Contents", "checked_labels", "divide", "limited", "split", "split_indices"]
+__all__ = ["Contents", "checked_conditions", "checked_labels", "divide", "limited", "split",
+           "split_indices", "taken"]  # fmt: skip
 
 
 class Contents(NamedTuple):
@@ -16,6 +19,7 @@ class Contents(NamedTuple):
     labels 0, 1, ..., or None. value_range: (low, high) of the pixels, None for what
     `ImageBatches` takes without being told. validation: the `Contents` kept apart for it, or None.
     notes: what there is to say about how the source was understood and what was left out.
+    conditions: what else is known of each image, as for `ImageBatches`.
     """
 
     images: Any
@@ -24,12 +28,14 @@ class Contents(NamedTuple):
     value_range: tuple[float, float] | None = None
     validation: "Contents | None" = None
     notes: tuple[str, ...] = ()
+    conditions: Mapping[str, Any] = MappingProxyType({})
 
     def take(self, indices: np.ndarray) -> "Contents":
         """The images of these indices, in their order. Of an array it is a copy."""
         take = getattr(self.images, "subset", self.images.__getitem__)
         labels = None if self.labels is None else self.labels[indices]
-        return self._replace(images=take(indices), labels=labels)
+        others = {name: taken(values, indices) for name, values in self.conditions.items()}
+        return self._replace(images=take(indices), labels=labels, conditions=others)
 
     def without_labels(self) -> "Contents":
         """The same images without their classes."""
@@ -40,6 +46,38 @@ class Contents(NamedTuple):
     def groups(self) -> np.ndarray:
         """The labels, or the label 0 for every image where there are none."""
         return np.zeros(len(self.images), int) if self.labels is None else self.labels
+
+
+def taken(values: Any, indices: Any) -> Any:
+    """Those of a condition's values, in this order.
+
+    Args:
+        values: an array (N, ...), a tuple of such arrays, or a list of N values.
+        indices: ints (n,).
+
+    Example:
+
+    >>> taken((np.arange(4), np.arange(8).reshape(4, 2)), [3, 0])[1].tolist()
+    [[6, 7], [0, 1]]
+    """
+    if isinstance(values, tuple):
+        parts = [taken(part, indices) for part in values]
+        return type(values)(*parts) if hasattr(values, "_fields") else tuple(parts)
+    if hasattr(values, "shape"):
+        return values[np.asarray(indices, int)]
+    return [values[index] for index in indices]
+
+
+def checked_conditions(conditions: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """The conditions as a dict, or ValueError unless each has a value for each image."""
+    for name, values in conditions.items():
+        lengths = {len(part) for part in (values if isinstance(values, tuple) else (values,))}
+        if lengths != {count} or name == "label":
+            raise ValueError(
+                f"conditions must be {count} values by name, one for each image, beside the "
+                f"labels. Received: {name}, of the lengths {sorted(lengths)}"
+            )
+    return dict(conditions)
 
 
 def checked_labels(labels: Any, count: int) -> np.ndarray:

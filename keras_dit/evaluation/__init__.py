@@ -11,7 +11,7 @@ from keras_dit.evaluation.measures import MEASURES, Measure, Score
 from keras_dit.evaluation.moments import Moments
 from keras_dit.evaluation.neighbours import PrecisionRecall, precision_recall
 from keras_dit.evaluation.opening import FEATURES, open_features
-from keras_dit.evaluation.production import LABELS, Plan, Stopped, as_bytes
+from keras_dit.evaluation.production import Plan, Stopped, as_bytes
 from keras_dit.evaluation.references import Reference, reference
 from keras_dit.evaluation.report import Report, compare, evaluate, image_shape
 from keras_dit.evaluation.scores import (
@@ -20,11 +20,12 @@ from keras_dit.evaluation.scores import (
     label_agreement,
 )
 from keras_dit.evaluation.statistics import Statistics
+from keras_dit.evaluation.told import POLICIES
 
 __all__ = [
     "FEATURES",
-    "LABELS",
     "MEASURES",
+    "POLICIES",
     "ClassSums",
     "Features",
     "Inception",

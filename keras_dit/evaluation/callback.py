@@ -80,8 +80,7 @@ class Scoring(keras.callbacks.Callback):
         if (epoch + 1) % self.every and not last:
             return
         with self.saying("scoring") if self.saying else contextlib.nullcontext():
-            counts = self.reference.labels
-            settings = {"label_counts": counts, "listen": False}
+            settings = {"known": self.reference.conditions, "listen": False}
             made = produced(self.model, self.features, self.plan, **settings)
         self.scores = measures.measured(made, self.reference.statistics, self.features)
         if logs is not None:

@@ -1,8 +1,8 @@
 """Images made for a score, batch by batch, so that a killed run goes on to the same numbers.
 
-Image i has the seed `seed + i` and its label, and depends on nothing else: any part of a set can be
-made again alone. What was summed up so far is written to the disk about every half minute, with
-what it was made of.
+Image i has the seed `seed + i` and what it is told, and depends on nothing else: any part of a set
+can be made again alone. What was summed up so far is written to the disk about every half minute,
+with what it was made of.
 """
 
 import contextlib
@@ -12,26 +12,29 @@ import math
 import pathlib
 import signal
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from keras_dit import draws, interrupts
 from keras_dit import images as pixels
+from keras_dit import interrupts
 from keras_dit.diffusion import Diffusion
 from keras_dit.evaluation import storage
 from keras_dit.evaluation.features import Features, digest_of_arrays
 from keras_dit.evaluation.keeping import Kept
 from keras_dit.evaluation.statistics import Statistics
+from keras_dit.evaluation.told import POLICIES, Told, told
 from keras_dit.guidance import Guidance, Unguided
+from keras_dit.networks.base import Network
 from keras_dit.progress import Bar
-from keras_dit.registry import Registry, one_of
+from keras_dit.registry import one_of
 from keras_dit.sampling.caching import Cache
 from keras_dit.schedules import TimeGrid
 from keras_dit.solvers import DDIM, Solver
 
-__all__ = ["LABELS", "Plan", "Stopped", "as_bytes", "labels_of", "produced"]
+__all__ = ["Plan", "Stopped", "as_bytes", "produced"]
 
 SECONDS = 30.0  # between two times that the state is written
 STOPPING = "ending after this batch, which is kept; once more: at once"
@@ -45,65 +48,16 @@ class Stopped(KeyboardInterrupt):
         self.signal = number
 
 
-def _balanced(classes, count, seed, data):
-    return np.arange(count) % classes
-
-
-def _like_the_data(classes, count, seed, data):
-    if data is None:
-        raise ValueError("labels like the data's need a reference that has labels")
-    # By the raw numbers of the generator, which are the same in every version of numpy.
-    words = draws.permutation(count, seed, 0)
-    return np.searchsorted(np.cumsum(data) / np.sum(data), (words + 0.5) / count, side="right")
-
-
-LABELS = Registry("labels", {"balanced": _balanced, "data": _like_the_data})
-
-
-def labels_of(
-    policy: str, classes: int | None, count: int, seed: int = 0, data: Any = None
-) -> np.ndarray | None:
-    """A label for each image of a set.
-
-    Args:
-        policy: "balanced": each class in turn; "data": each class by its share of the reference,
-            in random order.
-        classes: of the network; None: there are none, and no labels.
-        count: of images.
-        seed: of the order.
-        data: how many images of each class the reference has, int (K,), or None.
-
-    Returns:
-        int (count,), or None.
-
-    Raises:
-        ValueError: for another policy, or a reference without labels where they are needed.
-
-    Example:
-
-    >>> labels_of("balanced", classes=3, count=5).tolist()
-    [0, 1, 2, 0, 1]
-    >>> sorted(labels_of("data", classes=2, count=4, data=[1, 3]).tolist())
-    [0, 1, 1, 1]
-    """
-    one_of("labels", policy, LABELS)
-    if classes is None:
-        return None
-    if data is not None and len(data) > classes:
-        raise ValueError(
-            f"the reference must have at most the classes of the network, {classes}. "
-            f"Received: {len(data)} classes"
-        )
-    return LABELS[policy](classes, count, seed, data).astype("int32")
-
-
 @dataclass(frozen=True)
 class Plan:
     """How the images of a score are made.
 
     Args:
         num_images: how many.
-        labels: the policy, a name of `LABELS`.
+        labels: how conditions are chosen, such as labels, a name of `POLICIES`: "balanced": each
+            class in turn; "data": as often as in the reference; "none": nothing is said.
+        conditions: values by name, one for each image, or fewer, which come in turn; what is not
+            named follows the policy.
         steps, solver, guidance, grid, cache: as for `Diffusion.generate`.
         seed: of the first image; the next ones count up.
         batch_size: images at once.
@@ -111,6 +65,7 @@ class Plan:
 
     num_images: int = 10_000
     labels: str = "balanced"
+    conditions: dict | None = None
     steps: int | None = 50
     solver: Solver = DDIM()  # noqa: RUF009  (frozen)
     guidance: Guidance = Unguided()  # noqa: RUF009
@@ -120,10 +75,14 @@ class Plan:
     batch_size: int = 64
 
     def __post_init__(self):
-        one_of("labels", self.labels, LABELS)
+        one_of("labels", self.labels, POLICIES)
         for name in ("num_images", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more. Received: {getattr(self, name)}")
+
+    def told(self, network: Network, known: Mapping[str, Any] | None = None) -> Told:
+        """What each image is told: see `told.told`."""
+        return told(network, self.labels, self.num_images, self.seed, self.conditions, known)
 
     def facts(self) -> dict:
         """What a report says of it."""
@@ -200,7 +159,7 @@ def produced(
     diffusion: Diffusion,
     features: Features,
     plan: Plan,
-    label_counts: Any = None,
+    known: Mapping[str, Any] | None = None,
     folder: pathlib.Path | None = None,
     kept: Kept | None = None,
     keep: int = 10_000,
@@ -213,7 +172,7 @@ def produced(
         diffusion: the model.
         features: a feature extractor.
         plan: how the images are made.
-        label_counts: images of each class of the reference, for the policy "data".
+        known: what the reference says of its images, values by the names of conditions.
         folder: where the state is written, `state.npz`, and found again; None: nowhere.
         kept: where the images are kept; None: nowhere.
         keep: features kept of the first images, at most.
@@ -226,11 +185,10 @@ def produced(
         Stopped: after Ctrl-C or SIGTERM.
     """
     count = plan.num_images
-    labels = labels_of(plan.labels, diffusion.network.num_classes, count, plan.seed, label_counts)
+    chosen = plan.told(diffusion.network, known)
     facts = {"model": model_digest(diffusion), **plan.facts(), "keep": keep}
     facts |= {"features": f"{features.name} {features.digest}", "images kept": kept is not None}
-    if labels is not None:
-        facts["label digest"] = digest_of_arrays([labels])
+    facts["conditions"] = chosen.digest
     state = _State(None if folder is None else folder / "state.npz", facts)
     statistics = state.begun(count, keep)
     # Cut by the number of images alone: a run that goes on has the same batches.
@@ -244,7 +202,7 @@ def produced(
     with heard, Bar(total=count, disable=not verbose, first=first, **look) as bar:
         for start in range(statistics.count, count, size):
             stop = min(start + size, count)
-            made = _batch(diffusion, plan, labels, start, size)[: stop - start]
+            made = _batch(diffusion, plan, chosen, start, size)[: stop - start]
             statistics.add(features(made))
             if kept is not None:
                 kept.write(start, made)
@@ -256,21 +214,21 @@ def produced(
             if noted and stop < count:
                 raise Stopped(noted[0], stop, count)
     if kept is not None:
-        kept.finish(labels)
+        kept.finish(chosen.of(range(count)).get("label"))
     return statistics
 
 
-def _batch(diffusion, plan, labels, start, size):
+def _batch(diffusion, plan, chosen, start, size):
     """So many images from `start` on, uint8 (B, H, W, C).
 
     The last batch is as large as the others, since one of another size would take another
-    program: what is too much has any label.
+    program: what is too much is told anything.
     """
-    places = range(start, start + size)
+    places = np.arange(start, start + size)
     request = {
-        "labels": None if labels is None else [labels[i % len(labels)] for i in places],
+        "conditions": chosen.of(places % plan.num_images),
         "num_images": size,
-        "seed": [plan.seed + i for i in places],
+        "seed": [plan.seed + int(i) for i in places],
     }
     names = ("steps", "solver", "guidance", "grid", "cache", "batch_size")
     settings = {name: getattr(plan, name) for name in names}

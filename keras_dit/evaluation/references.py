@@ -40,12 +40,12 @@ class Reference(NamedTuple):
 
     Attributes:
         statistics: its `Statistics`.
-        labels: how many images of each class it has, int (K,), or None.
+        conditions: what is known of each of its images, by name, such as "label": int (N,).
         facts: what it was made of, for a report.
     """
 
     statistics: Statistics
-    labels: np.ndarray | None
+    conditions: dict[str, Any]
     facts: dict
 
 
@@ -98,7 +98,7 @@ def published(path: str | os.PathLike, features: Features) -> Reference:
             f"{path}: mu must be of shape ({DIMENSIONS},), as Inception's features are. "
             f"Received: shape={arrays['mu'].shape}"
         )
-    return Reference(statistics, None, facts)
+    return Reference(statistics, {}, facts)
 
 
 def reference(
@@ -126,8 +126,8 @@ def reference(
     Example:
 
     >>> digits = reference("digits", Pixels(), folder="statistics")
-    >>> digits.statistics.count, digits.labels.tolist()[:3]
-    (1797, [178, 182, 177])
+    >>> digits.statistics.count, digits.conditions["label"].tolist()[:3]
+    (1797, [0, 1, 2])
     """
     if is_published(source):
         return published(source, features)
@@ -136,19 +136,18 @@ def reference(
         data = datasets.load(source, image_size=image_size, channels=channels)
     name = "images" if isinstance(source, ImageBatches) else str(source)
     facts = {"source": name, **facts_of(data)}
-    labels = None if data.labels is None else np.bincount(data.labels, minlength=data.num_classes)
     key = _key(facts, features, keep)
     folder = storage.cache_folder() if folder is None else pathlib.Path(folder)
     path = None if key is None else folder / f"reference-{key}.npz"
     if path is not None and path.is_file():
-        return Reference(Statistics.restored(storage.read_arrays(path)), labels, facts)
+        return Reference(Statistics.restored(storage.read_arrays(path)), data.conditions, facts)
     statistics = summed(data, features, keep, verbose)
     if path is not None:
         try:
             storage.write_arrays(path, statistics.arrays())
         except OSError as error:  # it costs the next one some time, and nothing else
             notices.warn(f"the statistics of {name} are not kept: {error}")
-    return Reference(statistics, labels, facts)
+    return Reference(statistics, data.conditions, facts)
 
 
 def summed(data: ImageBatches, features: Features, keep: int, verbose: bool = False) -> Statistics:

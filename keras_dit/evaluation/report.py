@@ -211,13 +211,15 @@ def evaluate(
         diffusion,
         features,
         plan,
-        label_counts=reference.labels,
+        known=reference.conditions,
         folder=folder,
         kept=None if keep is None else kept_in(keep, (plan.num_images, *shape)),
         keep=max(10_000, plan.num_images if bootstrap else 0),
         verbose=verbose,
     )
-    facts = {"model": model_digest(diffusion), "sampling": plan.facts()}
+    chosen = plan.told(diffusion.network, reference.conditions)
+    sampling = {**plan.facts(), "conditions": chosen.facts}
+    facts = {"model": model_digest(diffusion), "sampling": sampling}
     report = reported(statistics, reference, features, facts, bootstrap)
     if folder is not None:
         report.save(folder / "report.json")
