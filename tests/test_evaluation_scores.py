@@ -26,6 +26,17 @@ def test_the_scores_are_those_of_torch_fidelity():
     assert close == pytest.approx(GOLDEN["precision_recall"][:2], abs=1e-6)  # theirs is float32
 
 
+def test_the_scores_are_those_of_the_evaluator_of_adm():
+    with np.load(pathlib.Path(__file__).parent / "goldens" / "adm.npz") as adm:
+        frechet = evaluation.frechet_distance(GENERATED, REAL)  # FID and sFID are one function
+        assert frechet == pytest.approx(float(adm["frechet"]), rel=1e-10)
+        inception = evaluation.inception_score(LOGITS, splits=5).mean
+        assert inception == pytest.approx(float(adm["inception"]), rel=1e-6)  # theirs is float32
+        close = evaluation.precision_recall(REAL, GENERATED, k=3)
+        assert close == pytest.approx(adm["precision_recall"], abs=1e-12)
+        assert close == pytest.approx(adm["precision_recall_half"], abs=0.02)
+
+
 # Moments
 
 
