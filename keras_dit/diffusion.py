@@ -272,7 +272,13 @@ class Diffusion(Trainer):
         chunks = np.array_split(np.arange(count), math.ceil(count / batch_size))
         guidance.simplified(times, np.arange(count), count)  # so that its errors come now
         run = Run(self.denoiser(), times, count, solver, guidance, cache, seed, callback)
-        return self._generation(run, chunks, condition, self.codec.decode, verbose, jit_compile)
+        return self._generation(run, chunks, condition, self._decode, verbose, jit_compile)
+
+    def _decode(self, samples):
+        """Images of samples, while another thread may train."""
+        held = [weight for layer in self.codec_layers for weight in layer.weights]
+        with self._live.reading(self, held):
+            return self.codec.decode(samples)
 
     def sampling_network(self) -> Network:
         """A copy of the network with the weights that `generate` uses, such as for an export."""

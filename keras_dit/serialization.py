@@ -1,6 +1,10 @@
 """What makes a frozen dataclass part of a `.keras` file."""
 
 import dataclasses
+import json
+import os
+import re
+import zipfile
 from typing import Any
 
 import keras
@@ -69,3 +73,28 @@ class Configurable:
         load = keras.saving.deserialize_keras_object
         config = legacy.translated(cls.__name__, config)
         return cls(**{name: load(value) for name, value in config.items()})
+
+
+def load_model(path: str | os.PathLike, **settings: Any) -> Any:
+    """`keras.saving.load_model` of a file that may be anything.
+
+    Args:
+        path: of a `.keras` file.
+        **settings: as for `keras.saving.load_model`.
+
+    Raises:
+        ValueError: for a broken file, or one of a class that is not known here; by name.
+    """
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is no .keras file, or a broken one")
+    try:
+        return keras.saving.load_model(path, **settings)
+    except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
+        unknown = re.search(r"Could not locate class '(.+?)'", str(error))
+        if unknown:
+            raise ValueError(
+                f"{path} holds a {unknown[1]}, which is not known here: import the module that "
+                "registers it first"
+            ) from None
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} is a broken .keras file: {said}") from error

@@ -10,6 +10,7 @@ from test_diffusion_fit import assert_same, averages, make
 
 from keras_dit import backend
 from keras_dit.backend import live
+from keras_dit.codecs import Autoencoder, AutoencoderKL
 
 X = np.random.default_rng(0).uniform(-1, 1, (32, 4, 4, 1)).astype("float32")
 Y = np.arange(32) % 3
@@ -21,7 +22,9 @@ SETTING = {"labels": [0, 1], "steps": 3, "seed": 1, "jit_compile": JIT_COMPILE}
 
 def trained(callback):
     keras.utils.set_random_seed(0)
-    model = make(keras.optimizers.Adam(0.01), ema=0.5)
+    # An autoencoder's weights are the model's too, and read at the end of a generation.
+    autoencoder = AutoencoderKL(1, 1, (4,), 1, groups=2, quant_conv=False, mid_attention=False)
+    model = make(keras.optimizers.Adam(0.01), ema=0.5, codec=Autoencoder(autoencoder))
     watching = callback(model)
     x, y = X[: 4 * STEPS], Y[: 4 * STEPS]
     model.fit(x, y, batch_size=4, shuffle=False, verbose=0, callbacks=[watching])

@@ -290,6 +290,27 @@ def test_other_files_are_refused_by_what_they_are(tmp_path):
         Autoencoder.from_preset(tmp_path / "dense.keras")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"module": None, "class_name": "Mine"}, "holds a Mine, which is not known here"),
+        ({"module": 3}, "dense.keras is a broken .keras file: "),
+    ],
+)
+def test_a_keras_file_that_cannot_be_made_is_named(change, message, tmp_path):
+    path = tmp_path / "dense.keras"
+    keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)]).save(path)
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    entries["config.json"] = json.dumps(json.loads(entries["config.json"]) | change).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+    with pytest.raises(ValueError, match=message) as raised:
+        Autoencoder.from_preset(path)
+    assert len(str(raised.value).splitlines()) == 1
+
+
 def test_groups_that_no_file_says_are_asked_for(tmp_path):
     path = write(compvis("without_attention"), tmp_path / "ldm.safetensors")
     with pytest.raises(ValueError, match="give groups="):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from autoencoder_weights import folder
 
-from keras_dit import Diffusion, weights
-from keras_dit.cli import main
-from keras_dit.codecs import Autoencoder
+from keras_dit import Diffusion, guidance, solvers, weights
+from keras_dit.cli import main, models
+from keras_dit.codecs import Autoencoder, Latents
 
 NAMES = ["tench, Tinca tinca", "golden retriever", "crane, tench"]
 FILES = pathlib.Path(__file__).parent / "goldens" / "weights"
@@ -46,6 +46,16 @@ def test_a_pipeline_is_loaded_whole_and_goes_back(pipeline, tmp_path):
     assert again.process == diffusion.process
 
 
+def test_another_method_leaves_the_autoencoder_as_it_is(pipeline, tmp_path):
+    found = models.load(str(pipeline), method="ddpm").diffusion
+    assert found.codec.scale == 0.5
+    assert found.codec.identity == Autoencoder.from_preset(pipeline).identity
+    file = tmp_path / "alone.pt"
+    weights.export(found.network, file, format="facebook_dit", codec=Latents(2.0))
+    again = Diffusion.from_preset(file, process=found.process, ema=None)
+    assert again.codec == Latents(2.0)
+
+
 def test_sample_decodes_a_pipeline_and_takes_labels_by_name(pipeline, tmp_path, capsys):
     out = tmp_path / "one"
 
@@ -68,11 +78,24 @@ def test_sample_decodes_a_pipeline_and_takes_labels_by_name(pipeline, tmp_path, 
     assert "give a number, 0 and 2 are both called 'tench'" in said.err
 
 
+def test_the_published_way_of_dit_as_one_command(pipeline, tmp_path, capsys):
+    """That of docs/autoencoders.md, with fewer steps: a bare network, another's autoencoder."""
+    run = ["sample", str(FILES / "train.pt"), "--num-heads", "2", "--labels", "0,1"]
+    way = ["--solver", "ddpm", "--steps", "5", "--guidance", "4", "--guidance-channels", "3"]
+    out = tmp_path / "images.npy"
+    assert main([*run, *way, "--out", str(out), "--autoencoder", str(pipeline / "vae")]) == 0
+    codec = Autoencoder.from_preset(pipeline)
+    model = Diffusion.from_preset(FILES / "train.pt", num_heads=2, ema=None, codec=codec)
+    assert model.network.learned_variance
+    seen = []
+    setting = {"solver": solvers.DDPM(), "guidance": guidance.ClassifierFree(4.0, channels=3)}
+    model.generate([0, 1], steps=5, **setting, callback=lambda *step: seen.append(step[-1]))
+    np.testing.assert_allclose(np.load(out), codec.decode(seen[-1]), atol=1e-4)
+
+
 def test_sample_decodes_a_bare_network_by_another_s_autoencoder(pipeline, tmp_path, capsys):
     run = ["sample", str(FILES / "train.pt"), "--num-heads", "2", "--steps", "2", "--labels", "0"]
     out = tmp_path / "grid.png"
-    assert main([*run, "--out", str(out), "--autoencoder", str(pipeline / "vae")]) == 0
-    assert "first channels" not in capsys.readouterr().out
     model = tmp_path / "whole.keras"
     assert main(["convert", str(FILES / "train.pt"), str(model), "--num-heads", "2",
                  "--autoencoder", str(pipeline / "vae")]) == 0  # fmt: skip

@@ -91,6 +91,23 @@ class LiveValues:
                     return [ops.copy(ops.stop_gradient(value)) for value in values]
             time.sleep(0.001)  # the trainer has taken them, and its first step has not begun
 
+    @contextlib.contextmanager
+    def reading(self, model: keras.Model, variables: Sequence) -> Iterator[None]:
+        """While this does, this thread finds in the variables values that stay as they are.
+
+        Args:
+            model, variables: as for `taken`.
+        """
+        values = self.taken(model, variables)
+        if values is variables:
+            yield
+            return
+        scope = keras.StatelessScope()
+        for pair in zip(variables, values, strict=True):
+            scope.add_update(pair)
+        with scope:
+            yield
+
     def _values(self, model, variables):
         """What each variable holds, or the trainer for it; None where that is not to be had yet."""
         if BACKEND != "jax" or not self._runs:

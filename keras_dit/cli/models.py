@@ -3,16 +3,14 @@
 import argparse
 import json
 import pathlib
-import zipfile
 from typing import NamedTuple
-
-import keras
 
 from keras_dit import processes, weights
 from keras_dit.cli import options, recipe
 from keras_dit.codecs import Autoencoder
 from keras_dit.diffusion import Diffusion
 from keras_dit.registry import nearest_first
+from keras_dit.serialization import load_model
 from keras_dit.training import checkpoints
 from keras_dit.training.checkpoints import folder as checkpoint_folder
 
@@ -114,9 +112,7 @@ def _keras_file(path):
 def _read(file):
     if not file.is_file():
         raise FileNotFoundError(f"no model at {file}")
-    if not zipfile.is_zipfile(file):
-        raise ValueError(f"{file} is no .keras file, or a broken one")
-    model = keras.saving.load_model(file)
+    model = load_model(file)
     if not isinstance(model, Diffusion):
         raise ValueError(f"{file} holds a {type(model).__name__}, not a Diffusion")
     return model

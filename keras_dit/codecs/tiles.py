@@ -251,8 +251,8 @@ def _cut(tile, method, unit):
 
 def _spans(side, tile, margin):
     """Spans of one length that cover a side; what counts is a margin away from where one is cut."""
-    length = min(side, tile)
-    count = math.ceil((side - 2 * margin) / (length - 2 * margin)) if side > length else 1
+    count = math.ceil((side - 2 * margin) / (tile - 2 * margin)) if side > tile else 1
+    length = math.ceil((side - 2 * margin) / count) + 2 * margin if count > 1 else side
     starts = [round(place) for place in np.linspace(0, side - length, count)]
     borders = [0, *((a + length + b) // 2 for a, b in itertools.pairwise(starts)), side]
     return [

@@ -4,12 +4,11 @@ import os
 import pathlib
 from typing import Any
 
-import keras
-
 from keras_dit.evaluation import classifier, storage
 from keras_dit.evaluation.features import Features, Network, Pixels
 from keras_dit.evaluation.inception import Inception
 from keras_dit.registry import Registry, nearest_first
+from keras_dit.serialization import load_model
 
 __all__ = ["FEATURES", "open_features"]
 
@@ -53,7 +52,7 @@ def open_features(
         what = storage.fetched(str(what), folder)
     path = pathlib.Path(what)
     if path.suffix == ".keras" and path.is_file():
-        model = keras.saving.load_model(path, compile=False)
+        model = load_model(path, compile=False)
         return Network(model, name=path.stem, digest=storage.sha256_of(path))
     if path.suffix in (".pth", ".pt", ".safetensors"):
         return Network(Inception.from_file(path), digest=storage.sha256_of(path))

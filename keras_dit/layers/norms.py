@@ -172,9 +172,9 @@ class GroupNorm(keras.layers.Layer):
         shape = (height, width, self.groups, channels // self.groups)
         x, weight = ops.reshape(ops.cast(x, "float32"), shape), weight[:, :, None, None]
         total = ops.sum(weight) * (channels // self.groups)
-        mean = ops.sum(weight * x, axis=(0, 1, 3)) / total
+        mean = _sum(weight * x) / total
         centred = weight * ops.square(x - mean[:, None])
-        return [mean, ops.sum(centred, axis=(0, 1, 3)) / total]
+        return [mean, _sum(centred) / total]
 
     def with_moments(self, x: Any, mean: Any, variance: Any) -> Any:
         """The norm of x by moments (groups,) that are given, such as those of a larger image."""
@@ -188,3 +188,8 @@ class GroupNorm(keras.layers.Layer):
 
     def get_config(self) -> dict:
         return {**super().get_config(), "groups": self.groups, "epsilon": self.epsilon}
+
+
+def _sum(x):
+    """(H, W, groups, C) -> (groups,); row by row, which loses fewer digits."""
+    return ops.sum(ops.sum(x, axis=1), axis=(0, 2))

@@ -82,6 +82,7 @@ class Diffusers(Format):
             process,
             _class_names(path, facts),
             notes,
+            lambda: {**_codec(path), **travelling.codec(facts, path)},
         )
 
     def check(self, path):

@@ -4,6 +4,7 @@ A release is a bare state dict; a checkpoint of their train.py holds `model`, `e
 `args`, and its average is what gives the images. The same names may come as .safetensors.
 """
 
+import functools
 import importlib.resources
 import math
 import re
@@ -50,7 +51,9 @@ class FacebookDiT(Format):
             notes = (_STATES[key], *notes)
         config = {**_config(tensors, path, process is not dit), **facts["network"]}
         names = facts.get("class_names") or _imagenet(config)
-        return Source(str(path), config, tensors, process, names and tuple(names), notes)
+        names = names and tuple(names)
+        codec = functools.partial(travelling.codec, facts, path)
+        return Source(str(path), config, tensors, process, names, notes, codec)
 
     def check(self, path):
         files.check_library(path)

@@ -91,6 +91,12 @@ def process(facts: Mapping[str, Any], path: Any) -> dict[str, Any]:
         ) from None
 
 
+def codec(facts: Mapping[str, Any], path: Any) -> dict[str, Any]:
+    """{"codec": ...} if the facts name one."""
+    named = {k: v for k, v in facts.get("process", {}).items() if k == "codec"}
+    return process({"process": named}, path)
+
+
 def _plain_parts(process):
     """The parts of a process as JSON has them, those that it can hold."""
     plain = {}

@@ -71,6 +71,7 @@ class Source(NamedTuple):
         process: network -> arguments of `Diffusion` that belong to it, as a dict.
         class_names: names of the classes, or None.
         notes: what a person should know of it, a sentence each.
+        codec: -> {"codec": ...} where the file says it, however the network was trained.
     """
 
     path: str
@@ -79,6 +80,7 @@ class Source(NamedTuple):
     process: Callable[[DiTModel], dict[str, Any]] = dit
     class_names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    codec: Callable[[], dict[str, Any]] = dict
 
     def network(self, **overrides: Any) -> DiTModel:
         """A `DiTModel` with these weights.
@@ -106,7 +108,7 @@ class Source(NamedTuple):
             ValueError: where they are not known here, and not given.
         """
         if "process" in given or {"schedule", "prediction"} <= given.keys():
-            return {"codec": codec(network)}
+            return {} if "codec" in given else {"codec": codec(network), **self.codec()}
         return {name: part for name, part in self.process(network).items() if name not in given}
 
     def remarks(self) -> list[str]:

@@ -1,13 +1,11 @@
 """A .keras file of this package: of a codec (`Autoencoder.save`), or of an autoencoder alone."""
 
 import dataclasses
-import zipfile
-
-import keras
 
 from keras_dit.codecs import Autoencoder, AutoencoderKL, AutoencoderTiny
 from keras_dit.codecs.autoencoder import CodecFile
 from keras_dit.notices import warn
+from keras_dit.serialization import load_model
 from keras_dit.weights.autoencoders.source import UNSCALED
 from keras_dit.weights.format import Format
 
@@ -22,9 +20,7 @@ class KerasFile(Format):
         return path.suffix == ".keras"
 
     def open(self, path):
-        if not zipfile.is_zipfile(path):
-            raise ValueError(f"{path} is no .keras file, or a broken one")
-        model = keras.saving.load_model(path)
+        model = load_model(path)
         if isinstance(model, CodecFile):
             return KerasSource(str(path), model.codec)
         if isinstance(model, (AutoencoderKL, AutoencoderTiny)):
