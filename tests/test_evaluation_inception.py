@@ -58,6 +58,16 @@ def test_features_do_not_depend_on_the_batch(network, found):
         np.testing.assert_allclose(values[1], found[name][0], rtol=1e-5, atol=1e-5 * scale)
 
 
+def test_the_network_itself_gives_the_same_for_one_image_and_for_many(network, found):
+    small = inception_weights.images()[0]
+    others = np.random.RandomState(2).randint(0, 256, (16, *small.shape[1:])).astype("uint8")
+    together = network(np.concatenate([others, small]))
+    for name, values in together.items():
+        scale = np.abs(found[name][:1]).mean()
+        last = ops.convert_to_numpy(values)[-1]
+        np.testing.assert_allclose(last, found[name][0], rtol=1e-5, atol=1e-5 * scale)
+
+
 def test_the_resize_is_that_of_tensorflow_1():
     """Pixel i lies at i · size / 299: a ramp stays one up to its last pixel, which repeats."""
     ramp = np.arange(23, dtype="float32")[None, :, None, None] * np.ones((1, 1, 5, 1), "float32")

@@ -39,6 +39,7 @@ from keras_dit.backend.kernels import (
 )
 from keras_dit.backend.live import LiveValues
 from keras_dit.backend.partition import combine, partition
+from keras_dit.backend.parts import in_parts
 from keras_dit.backend.training import (
     apply_gradients,
     branch,
@@ -71,6 +72,7 @@ __all__ = [
     "gradients",
     "group_norm",
     "holding",
+    "in_parts",
     "is_out_of_memory",
     "jit_compile_convolutions",
     "jit_compile_training",

@@ -24,6 +24,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dit import backend
 from keras_dit.serialization import register
 from keras_dit.weights import files
 
@@ -280,7 +281,7 @@ class Inception(keras.Model):
         if shape[-1] == 1:
             images = ops.repeat(images, 3, axis=-1)
         x = (resized(ops.cast(images, "float32")) - 128.0) / 128.0
-        found = self.network(x)
+        found = backend.in_parts(self.network, x)
         return {
             "pool": found["pool"],
             "logits": found["logits_unbiased"] + self.bias,
