@@ -136,6 +136,22 @@ def test_samples_can_be_written_as_those_of_adm(model, tmp_path):
     assert known["label"].tolist() == [3, 1, 4]
 
 
+def test_a_model_of_latents_is_scored_by_the_images_that_its_autoencoder_makes(tmp_path):
+    network = keras_dit.codecs.AutoencoderKL(1, 2, (4, 8), 1, groups=2, mid_attention=False)
+    codec = keras_dit.codecs.Autoencoder(network)
+    latents = keras_dit.DiTModel(codec.sample_shape((8, 8, 1)), 2, 8, 1, 2, num_classes=10)
+    path, kept, out = tmp_path / "latent.keras", tmp_path / "kept.npz", tmp_path / "samples.npz"
+    keras_dit.Diffusion(latents, codec=codec, ema=None).save(path)
+    to = ("--out", tmp_path / "a", "--keep", kept)
+    assert command("evaluate", path, "--reference", "digits", *QUICK, *to) == 0
+    assert report(tmp_path / "a")["reference"]["size"] == "8x8x1"
+    options = ("--labels", "0,1,2", "--seed", "0,1,2", "--steps", 2, "--guidance", 1)
+    assert command("sample", path, *options, "--out", out) == 0
+    with np.load(kept) as whole, np.load(out) as few:
+        assert (whole["arr_0"].shape, few["arr_0"].shape) == ((40, 8, 8, 1), (3, 8, 8, 1))
+        assert np.abs(whole["arr_0"][:3].astype(int) - few["arr_0"]).max() <= 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
