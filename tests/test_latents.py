@@ -67,6 +67,22 @@ def test_the_posteriors_of_images_and_of_mirrored_images_are_kept(codec, folder)
     np.testing.assert_array_equal(cached_latents(folder, 4).labels, LABELS)
 
 
+def test_whatever_is_known_of_an_image_is_kept_with_it(codec, tmp_path):
+    ages, tokens = np.arange(COUNT) * 1.5, np.arange(COUNT * 6.0).reshape(COUNT, 3, 2)
+    known = {"age": ages, "text": (tokens, tokens[..., 0] > 2), "caption": [f"{i}" for i in LABELS]}
+    cache(codec, tmp_path / "a", batches(conditions=known))
+    found = cached_latents(tmp_path / "a", 4, validation=0.3)
+    for part in (found, found.validation):
+        _, y = part.batch(0, 1)
+        np.testing.assert_array_equal(y["caption"], [str(label) for label in y["label"]])
+        image = (y["age"] / 1.5).astype(int)
+        np.testing.assert_array_equal(LABELS[image], y["label"])
+        np.testing.assert_array_equal(y["text"][0], tokens[image])
+        np.testing.assert_array_equal(y["text"][1], tokens[image, :, 0] > 2)
+    with pytest.raises(ValueError, match="was begun with"):
+        cache(codec, tmp_path / "a", batches(conditions={**known, "age": ages + 1}))
+
+
 def test_images_kept_apart_are_encoded_apart(codec, tmp_path):
     whole = batches(IMAGES[:8])
     whole.validation = batches(IMAGES[8:12])

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from keras import tree
 
 from keras_dit.codecs.autoencoder import Autoencoder
 from keras_dit.datasets import ImageBatches, ImageFiles, LatentFacts, LatentFiles, LatentWriter
@@ -73,7 +74,9 @@ def cache_latents(
     made = {"path": path, "identity": codec.identity}
     made |= {name: np.asarray(getattr(codec, name)).tolist() for name in ("scale", "shift")}
     writers = {
-        place: LatentWriter(place, _facts(codec, part, flips, made, source), part.labels)
+        place: LatentWriter(
+            place, _facts(codec, part, flips, made, source), part.labels, _others(part)
+        )
         for place, part in parts.items()
     }
     total = sum(writer.facts.count for writer in writers.values())
@@ -111,11 +114,18 @@ def _facts(codec, data, flips, made, source):
     )
 
 
+def _others(data):
+    """What is known of each image beside its label."""
+    return {name: values for name, values in data.conditions.items() if name != "label"}
+
+
 def _digest(data):
-    """What tells other images apart: labels, and the files' names or the first and last image."""
+    """What tells other images apart: what is known of them, and the files' names or two images."""
     images, digest = data.images, hashlib.sha256()
     if data.labels is not None:
         digest.update(data.labels.tobytes())
+    for part in tree.flatten(_others(data)):
+        digest.update(np.asarray(part).tobytes())
     if isinstance(images, ImageFiles):
         top = os.path.commonpath(list(map(os.path.dirname, images.paths)))
         for path in images.paths:

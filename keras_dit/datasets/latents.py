@@ -4,6 +4,7 @@ What is kept of an image is its posterior N(μ, σ²), so that every epoch draws
 
     latents.json           what they are: `LatentFacts`
     labels.npy             int32 (N,), where there are classes
+    condition-NAME.npy     what else is known of each image; NAME.0, NAME.1 of a tuple of arrays
     00000.npy, 00001.npy   float16 (n, 1 or 2, h, w, 2c): μ then log σ² on the channels, of the
                            image and, where that was asked for, of the mirrored image
     validation/            the same of images that are kept apart
@@ -34,6 +35,12 @@ def shard_name(index: int) -> str:
     return f"{index:05d}.npy"
 
 
+def condition_files(folder: pathlib.Path, name: str, parts: int) -> list[pathlib.Path]:
+    """The files with the values of a condition, one for each array."""
+    endings = [f".{i}" for i in range(parts)] or [""]
+    return [folder / f"condition-{name}{ending}.npy" for ending in endings]
+
+
 @dataclass(frozen=True)
 class LatentFacts:
     """What a folder of latents says of itself.
@@ -46,6 +53,8 @@ class LatentFacts:
         class_names: names of the labels 0, 1, ..., or None.
         autoencoder: what made them, by name: `path`, `identity`, `scale` and `shift`.
         source: what they were made of, by name.
+        conditions: what else is known of each image, by name: of how many arrays a tuple is, 0
+            for an array alone.
         mean, deviation: of the latents, a number for each of c channels, before any scale.
     """
 
@@ -61,6 +70,7 @@ class LatentFacts:
     done: int = 0
     mean: tuple[float, ...] = ()
     deviation: tuple[float, ...] = ()
+    conditions: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def text(self) -> str:
         """As `latents.json` keeps them."""
@@ -208,16 +218,20 @@ def read_latents(folder: str | os.PathLike) -> Contents:
     files, folder = LatentFiles(folder), pathlib.Path(folder)
     labels = None
     if files.facts.class_names is not None:
-        labels = checked_labels(_labels(folder / LABELS), len(files))
-    found = Contents(files, labels, files.facts.class_names)
+        labels = checked_labels(_loaded(folder / LABELS), len(files))
+    known = {}
+    for name, parts in files.facts.conditions.items():
+        arrays = tuple(_loaded(path, "r") for path in condition_files(folder, name, parts))
+        known[name] = arrays if parts else arrays[0]
+    found = Contents(files, labels, files.facts.class_names, conditions=known)
     if not is_latent_folder(folder / VALIDATION):
         return found
     return found._replace(validation=read_latents(folder / VALIDATION))
 
 
-def _labels(path):
+def _loaded(path, mmap_mode=None):
     try:
-        return np.load(path, allow_pickle=False)
+        return np.load(path, mmap_mode, allow_pickle=False)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path.parent} lacks {path.name}") from None
     except (OSError, ValueError, EOFError) as error:

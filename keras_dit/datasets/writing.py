@@ -6,11 +6,20 @@ import json
 import os
 import pathlib
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from keras_dit import files
-from keras_dit.datasets.latents import FACTS, LABELS, LatentFacts, is_latent_folder, shard_name
+from keras_dit.datasets.latents import (
+    FACTS,
+    LABELS,
+    LatentFacts,
+    condition_files,
+    is_latent_folder,
+    shard_name,
+)
 
 __all__ = ["LatentWriter"]
 
@@ -29,10 +38,11 @@ class LatentWriter:
         folder: to write to, a new one, or one that was begun with the same facts.
         facts: `LatentFacts`; those that a writer settles are left open.
         labels: int32 (N,), or None.
+        conditions: what else is known of each image, as for `ImageBatches`.
 
     Raises:
         FileExistsError: if the folder holds something else.
-        ValueError: if it holds latents that are made otherwise.
+        ValueError: if it holds latents that are made otherwise, or values are no arrays.
         OSError: if it cannot be written to.
 
     Example:
@@ -45,8 +55,14 @@ class LatentWriter:
     """
 
     def __init__(
-        self, folder: str | os.PathLike, facts: LatentFacts, labels: np.ndarray | None = None
+        self,
+        folder: str | os.PathLike,
+        facts: LatentFacts,
+        labels: np.ndarray | None = None,
+        conditions: Mapping[str, Any] | None = None,
     ):
+        parts = {k: len(v) if isinstance(v, tuple) else 0 for k, v in (conditions or {}).items()}
+        facts = dataclasses.replace(facts, conditions=parts)
         self.folder, self.facts = pathlib.Path(folder), facts
         self._waiting: list[np.ndarray] = []  # appended, not yet on the disk
         self._settled = time.monotonic()
@@ -55,9 +71,12 @@ class LatentWriter:
         else:
             _check_empty(self.folder)
         self._note()
-        if labels is not None and not (self.folder / LABELS).exists():
-            with files.beside(self.folder / LABELS) as new:
-                np.save(new, np.asarray(labels, "int32"))
+        if labels is not None:
+            _save(self.folder / LABELS, np.asarray(labels, "int32"))
+        for name, values in (conditions or {}).items():
+            arrays = values if isinstance(values, tuple) else (values,)
+            for path, array in zip(condition_files(self.folder, name, parts[name]), arrays):
+                _save(path, np.asarray(array))
 
     @property
     def done(self) -> int:
@@ -153,6 +172,13 @@ class LatentWriter:
         mean = total / numbers
         deviation = np.sqrt(np.maximum(square / numbers - mean**2, 0.0))
         return tuple(mean.tolist()), tuple(deviation.tolist())
+
+
+def _save(path, array):
+    """Write an array unless its file is there."""
+    if not path.exists():
+        with files.beside(path) as new:
+            np.save(new, array, allow_pickle=False)
 
 
 def posteriors_of_a_file(shape: tuple[int, ...], forms: int, dtype: str) -> int:
