@@ -60,6 +60,13 @@ def test_scores_are_refused_before_they_cost_anything():
         evaluation.Scoring("digits", every=0)
     with pytest.raises(ValueError, match="image_size must be None or"):
         trained([evaluation.Scoring("fashion-mnist")], epochs=1)
+    unlabelled = evaluation.reference(datasets.load("digits", limit=50, labels=False), Pixels())
+    losses = []
+    seen = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_: losses.append(1))
+    scoring = evaluation.Scoring(unlabelled, plan=evaluation.Plan(20, labels="data"))
+    with pytest.raises(ValueError, match="a reference that has labels"):
+        trained([scoring, seen], epochs=1)
+    assert not losses
 
 
 def test_the_command_scores_on_the_way(tmp_path):

@@ -74,6 +74,7 @@ class Scoring(keras.callbacks.Callback):
         if not isinstance(self.reference, Reference):
             size = {"image_size": shape[:2], "channels": shape[2]}
             self.reference = references.reference(self.reference, self.features, **size)
+        self.plan.told(self.model.network, self.reference.conditions)  # so that errors come now
 
     def on_epoch_end(self, epoch, logs=None):
         last = epoch + 1 == self.params["epochs"]
