@@ -12,6 +12,7 @@ import tempfile
 import compare
 
 REFERENCE = "diffusers"
+CHANNELS, BLOCKS, LATENT = (128, 256, 512, 512), 2, 4
 KINDS = ("encode", "decode", "product")
 
 
@@ -27,17 +28,42 @@ def start(arguments, folder):
     return workers
 
 
-def table(results, batch):
-    """Markdown: images a second, and speed over diffusers; and each one's rate of bare products."""
-    lines = [
-        "| | " + " | ".join(results["encode"]) + " |",
-        "|---" * (len(results["encode"]) + 1) + "|",
-    ]
+def multiply_adds(what, side):
+    """Those of the convolutions and the attention for one image, counted from the architecture."""
+    last = CHANNELS[-1]
+    small = (side // 2 ** (len(CHANNELS) - 1)) ** 2  # places of the latents
+    total = small * (4 * 9 * last**2 + 4 * last**2) + 2 * small**2 * last  # the middle
+    total += side**2 * 9 * 3 * CHANNELS[0]
+    if what == "encode":
+        total += small * (9 * last + 2 * LATENT) * 2 * LATENT
+        levels, blocks = list(enumerate(CHANNELS)), BLOCKS
+    else:
+        total += small * (9 * last + LATENT) * LATENT
+        levels, blocks = list(enumerate(CHANNELS))[::-1], BLOCKS + 1
+    before = levels[0][1]
+    for level, width in levels:
+        places = (side // 2**level) ** 2
+        first = 9 * before * width + (before * width if before != width else 0)
+        total += places * (first + (2 * blocks - 1) * 9 * width**2)
+        if level != levels[-1][0]:  # half as large, or twice
+            total += (places // 4 if what == "encode" else 4 * places) * 9 * width**2
+        before = width
+    return total
+
+
+def table(results, side, batch):
+    """Markdown: images a second, speed over diffusers, and the share of the product's rate."""
+    names = list(results["encode"])
+    lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    products = {name: 1024**3 / seconds for name, seconds in results["product"].items()}
     for what in ("encode", "decode"):
-        times = results[what]
-        cells = [f"{batch / t:.3f} ({times[REFERENCE] / t:.2f}x)" for t in times.values()]
+        times, cells = results[what], []
+        for name in names:
+            rate = batch * multiply_adds(what, side) / times[name]
+            speed, share = times[REFERENCE] / times[name], rate / products[name]
+            cells.append(f"{batch / times[name]:.3f} ({speed:.2f}x, {share:.0%})")
         lines.append(f"| {what} | " + " | ".join(cells) + " |")
-    rates = (f"{1024**3 / t / 1e9:.0f} GMAC/s" for t in results["product"].values())
+    rates = (f"{products[name] / 1e9:.0f} GMAC/s" for name in names)
     return "\n".join([*lines, "| product of 1024 x 1024 | " + " | ".join(rates) + " |"])
 
 
@@ -58,7 +84,8 @@ def main():
         finally:
             for worker in workers.values():
                 worker.close()
-    print(f"\nImages a second, and speed over diffusers'.\n\n{table(results, arguments.batch)}")
+    print("\nImages a second, speed over diffusers', and share of the rate of a bare product.\n")
+    print(table(results, *case))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ FOLDER = pathlib.Path(sys.argv[2])
 
 def diffusers_worker():
     """AutoencoderKL of diffusers, whose weights are drawn here and left in the folder."""
+    sys.modules["torchvision"] = None  # not needed, and one that does not fit torch would disturb
     import diffusers
     import torch
 

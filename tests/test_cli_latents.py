@@ -97,6 +97,17 @@ def test_latents_train_a_model_that_makes_images(place, capsys, tmp_path):
     assert codec.identity in said
 
 
+def test_images_are_encoded_in_each_step(place, tmp_path, capsys):
+    data = ["--data", "digits", "--limit", 40, "--autoencoder", place / "ae.keras"]
+    run = ["--epochs", 1, "--run", tmp_path / "run", "--checkpoint-every", 0]
+    assert command("train", *data, *run, *TINY) == 0
+    assert "as latents of 8x8x2, made in each step" in capsys.readouterr().out
+    model = models.load(tmp_path / "run").diffusion
+    assert model.codec.identity == Autoencoder.from_preset(place / "ae.keras").identity
+    assert command("sample", tmp_path / "run", "--steps", 2, "--out", tmp_path / "made.npy") == 0
+    assert np.load(tmp_path / "made.npy").shape == (80, 8, 8, 1)
+
+
 def test_a_run_on_latents_goes_on_and_needs_its_autoencoder_no_more(place):
     config = json.loads((place / "run" / "config.json").read_text())
     again = resume.model(config, place / "run").codec  # of the copy in its folder
