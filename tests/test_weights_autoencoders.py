@@ -207,6 +207,24 @@ def test_a_keras_file_of_a_codec_or_its_network_is_read(tmp_path):
     assert (again.identity, again.scale) == (codec.identity, 1.0)
 
 
+def test_an_autoencoder_in_the_hub_s_cache_is_read_without_a_network(tmp_path, monkeypatch):
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    repository, commit = (
+        tmp_path / "models--someone--vae",
+        "0123456789abcdef0123456789abcdef01234567",
+    )
+    theirs = folder("without_attention", repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    found = Autoencoder.from_preset("hf://someone/vae")
+    assert found.identity == Autoencoder.from_preset(theirs).identity
+    with pytest.raises(FileNotFoundError, match="hf://someone/other is neither cached") as raised:
+        Autoencoder.from_preset("hf://someone/other")
+    assert len(str(raised.value).splitlines()) == 1
+
+
 # What is broken
 
 
