@@ -595,24 +595,6 @@ def test_a_split_that_leaves_nothing_is_refused(tmp_path):
         make().fit(IMAGES, LABELS, validation_split=0.999, callbacks=callbacks, verbose=0)
 
 
-# Times and noise of a step
-
-
-def test_two_devices_draw_what_one_does():
-    """A part of a batch gets the times and the noise of its places in the whole."""
-    from keras_dit.objectives import UniformTimes
-    from keras_dit.training import step
-
-    def drawn(count, **place):
-        seed = keras.random.SeedGenerator(3)
-        return map(ops.convert_to_numpy, step.draw(UniformTimes(), (count, 2, 2, 1), seed, **place))
-
-    whole = list(drawn(8))
-    parts = zip(drawn(4, first=0, total=8), drawn(4, first=4, total=8), strict=True)
-    for one, (first, second) in zip(whole, parts, strict=True):
-        np.testing.assert_array_equal(one, np.concatenate([first, second]))
-
-
 def test_an_error_of_a_callback_comes_out_of_fit_as_it_is():
     """On JAX the weights are then with the step still, where the average cannot look at them."""
 

@@ -154,13 +154,17 @@ def compiles(jit_compile: bool | str = "auto") -> bool:
     return jit_compile is True if BACKEND == "torch" else bool(jit_compile)
 
 
-def jit_compile_training():
+def jit_compile_training(devices: int = 1) -> bool:
     """Whether `fit` is faster through its backend's compiler, as a `jit_compile=` for Keras.
 
     Keras's own "auto" leaves TensorFlow without XLA on a CPU, where it trains at less than half
-    of the speed; torch.compile does not pay for its start on small runs.
+    of the speed; torch.compile does not pay for its start on small runs. A program of XLA on
+    TensorFlow is of one device.
+
+    Args:
+        devices: that share a batch.
     """
-    return BACKEND != "torch"
+    return BACKEND == "jax" or (BACKEND == "tensorflow" and devices == 1)
 
 
 def jit_compile_convolutions(large=False):

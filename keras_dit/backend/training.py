@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dit.backend.replicas import replicas
 from keras_dit.backend.selection import BACKEND
 
 if BACKEND == "jax":
@@ -124,6 +125,10 @@ def apply_gradients(
             else:
                 optimizer.apply(gradients, variables)
         return
+    if replicas() > 1:
+        # They are the same on each, and Keras adds up what each has clipped: one gives them.
+        first = tf.distribute.get_replica_context().replica_id_in_sync_group == 0
+        gradients = [None if g is None else g * tf.cast(first, g.dtype) for g in gradients]
     optimizer.apply(gradients, variables)
 
 
@@ -137,6 +142,9 @@ def branch(condition: Any, update: Callable[[], None], variables: Sequence) -> N
     if BACKEND == "torch":
         if condition:
             update()
+        return
+    if BACKEND == "tensorflow" and replicas() > 1:
+        _branch_of_replicas(condition, update)
         return
     if BACKEND == "tensorflow":
 
@@ -158,6 +166,20 @@ def branch(condition: Any, update: Callable[[], None], variables: Sequence) -> N
 
     for variable, value in zip(variables, jax.lax.cond(condition, updated, lambda: old)):
         variable.assign(value)
+
+
+def _branch_of_replicas(condition, update):
+    """The branch is taken once for all replicas: in one of a replica they could not meet."""
+
+    def branched(strategy, conditions, updates):
+        def updated():
+            strategy.extended.call_for_each_replica(lambda one: one(), args=(updates,))
+            return tf.constant(True)
+
+        first = strategy.experimental_local_results(conditions)[0]  # the same on each
+        return tf.cond(first, updated, lambda: tf.constant(False))
+
+    tf.distribute.get_replica_context().merge_call(branched, args=(condition, update))
 
 
 def move_averages(averages: Sequence, weights: Sequence, rate: Any) -> None:

@@ -171,7 +171,12 @@ class Autoencoder(Codec):
         else:
             mean, log_variance = self.posterior(images)
         if seed is not None:
-            noise = keras.random.normal(ops.shape(mean), seed=seed, dtype="float32")
+            count, *rest = ops.shape(mean)
+
+            def draw(n):
+                return keras.random.normal((n, *rest), seed=seed, dtype="float32")
+
+            noise = backend.drawn(draw, count)
             mean = mean + ops.exp(0.5 * log_variance) * noise
         return ops.multiply(ops.subtract(mean, _row(self.shift)), _row(self.scale))
 

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 from keras import ops, tree
 
+from keras_dit import backend
 from keras_dit.layers import Context
 from keras_dit.schedules.base import columns
 from keras_dit.serialization import register
@@ -104,7 +105,11 @@ class Condition(keras.layers.Layer):
 
     def draw(self, count: Any, rate: float) -> Any:
         """Which of so many samples lose their value, each with that probability, bool (count,)."""
-        return keras.random.uniform((count,), seed=self.seed_generator) < rate
+
+        def draw(n):
+            return keras.random.uniform((n,), seed=self.seed_generator) < rate
+
+        return backend.drawn(draw, count)
 
     def drop(self, values: Any, dropped: Any) -> Any:
         """The values with the null value in the place of those that are dropped, bool (B,)."""

@@ -14,7 +14,13 @@ import numpy as np
 
 from keras_dit import draws
 from keras_dit import images as pixels
-from keras_dit.datasets.parts import Contents, checked_conditions, checked_labels, taken
+from keras_dit.datasets.parts import (
+    Contents,
+    checked_conditions,
+    checked_labels,
+    part_of,
+    taken,
+)
 
 __all__ = ["ImageBatches", "batches_of"]
 
@@ -153,12 +159,14 @@ class ImageBatches(keras.utils.PyDataset):
         batches = len(self.images) / self.batch_size
         return math.floor(batches) if self.drop_remainder else math.ceil(batches)
 
-    def batch(self, epoch: int, index: int) -> tuple[Any, ...]:
+    def batch(self, epoch: int, index: int, part: tuple[int, int] = (0, 1)) -> tuple[Any, ...]:
         """Batch index of an epoch, whatever was asked for before.
 
         Args:
             epoch: integer of at least 0.
             index: 0 to `len(self) - 1`.
+            part: (place, count): only that one of so many equal parts of the batch, as each of
+                several processes reads its own.
 
         Returns:
             `(images, labels)`, or `(images,)` without labels: (B, H, W, C) float32 in [-1, 1],
@@ -173,7 +181,7 @@ class ImageBatches(keras.utils.PyDataset):
         count = len(self.images)
         samples = slice(index * self.batch_size, (index + 1) * self.batch_size)
         order = draws.permutation(count, self.seed, epoch) if self.shuffle else np.arange(count)
-        chosen = order[samples]
+        chosen = part_of(order[samples], part)
         mirrored = draws.flips(count, self.seed, epoch)[chosen] if self.flip else None
         images = _as_float(self._read(chosen, mirrored), self.value_range)  # (B, H, W, C)
         if not self.conditions:

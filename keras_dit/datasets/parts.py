@@ -8,8 +8,8 @@ import numpy as np
 
 from keras_dit.draws import checked_seed, permutation
 
-__all__ = ["Contents", "checked_conditions", "checked_labels", "divide", "limited", "split",
-           "split_indices", "taken"]  # fmt: skip
+__all__ = ["Contents", "checked_conditions", "checked_labels", "divide", "limited", "part_of",
+           "split", "split_indices", "taken"]  # fmt: skip
 
 
 class Contents(NamedTuple):
@@ -188,3 +188,20 @@ def divide(contents: Contents, fraction: float, seed: int, name: str = "validati
         )
     train, rest = split_indices(contents.groups, 1 - fraction, seed)
     return contents.take(train)._replace(validation=contents.take(rest))
+
+
+def part_of(batch: Any, part: tuple[int, int]) -> Any:
+    """One of so many equal parts of a batch's rows.
+
+    Args:
+        batch: sequence of rows that can be sliced.
+        part: (place, count) of the part.
+
+    Example:
+
+    >>> part_of([3, 1, 2, 0], (1, 2))
+    [2, 0]
+    """
+    place, count = part
+    size = len(batch) // count
+    return batch[place * size : (place + 1) * size] if count > 1 else batch

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import keras
 import numpy as np
 from keras import tree
 
-from keras_dit import notices
+from keras_dit import backend, notices
 
 NO_OUTPUT = (
     "a Diffusion has no output for x alone: generate(labels=...) makes images, evaluate(x, y) "
@@ -24,6 +25,22 @@ def compiling(arguments: dict) -> None:
                 "and evaluate report the loss; generated images are scored by keras_dit.metrics, "
                 f"in a callback for instance. Received: {name}={arguments[name]!r}"
             )
+
+
+def replicated(optimizer: Any, model: Any) -> None:
+    """Raise ValueError for an optimizer that a strategy of TensorFlow cannot move on its replicas.
+
+    Keras decides within such a step whether it moves, and there replicas cannot meet
+    (github.com/keras-team/keras/issues/18666 and 20582).
+    """
+    if backend.BACKEND != "tensorflow" or backend.share(model) == 1:
+        return
+    decides = optimizer.gradient_accumulation_steps or model.network.compute_dtype == "float16"
+    if decides or isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        raise ValueError(
+            "on several devices of TensorFlow Keras can neither scale a loss nor accumulate "
+            "gradients: train in float32 or mixed_bfloat16, with larger batches, or on JAX or torch"
+        )
 
 
 def instance(name: str, value: Any, default: Any, kind: Any) -> Any:

@@ -39,6 +39,7 @@ def train_step(model: keras.Model, data: Any) -> dict:
         return optimizer.scale_loss(mean), mean
 
     gradients, mean = backend.gradients(objective, variables, everything)
+    *gradients, mean = backend.mean([*gradients, mean])  # of all devices' parts of the batch
     norm = _norm(gradients) / optimizer.scale_loss(ops.ones((), "float32"))
     finite = ops.isfinite(mean + norm)  # no infinity or NaN is lost in a norm
     applied = finite
@@ -69,7 +70,8 @@ def train_step(model: keras.Model, data: Any) -> dict:
 
 def test_step(model: keras.Model, data: Any) -> dict:
     """The logs of a batch in evaluation."""
-    return {"loss": _track(model, _loss(model, data, training=False), _count(data))}
+    (mean,) = backend.mean([_loss(model, data, training=False)])
+    return {"loss": _track(model, mean, _count(data))}
 
 
 def loss(
@@ -119,9 +121,7 @@ def _training_network(model, y, count):
     return evaluate, y
 
 
-def draw(
-    times: Callable, shape: tuple, seed: keras.random.SeedGenerator, first: int = 0, total=None
-) -> tuple:
+def draw(times: Callable, shape: tuple, seed: keras.random.SeedGenerator) -> tuple:
     """The times and the noise of a batch.
 
     They are drawn for the whole batch, of which this may be the part of one device of several: so
@@ -131,18 +131,16 @@ def draw(
         times: (count, seed) -> float32 (count,), in [0, 1].
         shape: (B, ...) of the samples here.
         seed: the random numbers of all that is drawn; it moves on.
-        first: place of the first sample in the whole batch.
-        total: samples in the whole batch; None: those here.
 
     Returns:
         t (B,) and noise (B, ...), float32.
     """
-    drawn = shape[0] if total is None else total
-    t = times(drawn, seed)
-    noise = keras.random.normal((drawn, *shape[1:]), seed=seed, dtype="float32")
-    if total is None:
-        return t, noise
-    return t[first : first + shape[0]], noise[first : first + shape[0]]
+    count, *rest = shape
+
+    def noise(n):
+        return keras.random.normal((n, *rest), seed=seed, dtype="float32")
+
+    return backend.drawn(lambda n: times(n, seed), count), backend.drawn(noise, count)
 
 
 def scaling_loss(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
@@ -169,7 +167,7 @@ def _loss(model, data, training):
 
 
 def _count(data):
-    return ops.shape(keras.utils.unpack_x_y_sample_weight(data)[0])[0]
+    return backend.whole(ops.shape(keras.utils.unpack_x_y_sample_weight(data)[0])[0])
 
 
 def _track(model, value, weight):

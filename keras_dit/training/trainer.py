@@ -10,7 +10,7 @@ import keras
 from keras import ops
 
 from keras_dit import backend, notices
-from keras_dit.training import checks, data, step
+from keras_dit.training import checks, data, shares, step
 from keras_dit.training.average import WeightAverage
 from keras_dit.training.checkpoints import Checkpoint
 from keras_dit.training.skips import Progress, StopOnSkips
@@ -65,10 +65,11 @@ class Trainer(keras.Model):
         if optimizer is None:
             optimizer = keras.optimizers.AdamW(1e-4, weight_decay=0.0)
         optimizer = keras.optimizers.get(optimizer)
+        checks.replicated(optimizer, self)
         if self.network.compute_dtype == "float16" and kwargs.pop("auto_scale_loss", True):
             optimizer = step.scaling_loss(optimizer)
         if jit_compile is None:
-            jit_compile = backend.jit_compile_training()
+            jit_compile = backend.jit_compile_training(backend.share(self))
         with step.float32():  # in which Keras then keeps the mean of the loss
             super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
         self._compiled_for = None  # the names of the weights that the optimizer was built for
@@ -123,9 +124,11 @@ class Trainer(keras.Model):
         """
         sample_weight = kwargs.pop("sample_weight", None)
         x, y, sample_weight = data.taken(x, y, sample_weight, self.network, self.codec)
+        shares.check(self, x, batch_size)
         validation = kwargs.pop("validation_data", None)
         if validation is not None:
-            kwargs["validation_data"] = self._validation(validation)
+            size = kwargs.get("validation_batch_size") or batch_size
+            kwargs["validation_data"] = self._validation(validation, size)
         if not hasattr(x, "shape"):
             kwargs.setdefault("shuffle", False)  # a data set's order is its own
         if not self.trainable_variables:
@@ -137,13 +140,18 @@ class Trainer(keras.Model):
         train = super().fit
         if checkpoint is not None:
             train = functools.partial(checkpoint.train, self, super().fit)
+        elif backend.processes()[1] > 1:
+            train = functools.partial(shares.fit, super().fit)
+        backend.spread([*self.variables, *self.optimizer.variables])
         with self._average_follows():
             return train(x, y, sample_weight=sample_weight, callbacks=callbacks, **kwargs)
 
-    def _validation(self, given):
+    def _validation(self, given, batch_size):
         """validation_data as Keras takes it."""
         parts = given if isinstance(given, (tuple, list)) else (given,)
-        x, *rest = data.taken(*(*parts, None, None)[:3], self.network, self.codec)
+        taken = data.taken(*(*parts, None, None)[:3], self.network, self.codec)
+        shares.check(self, taken[0], batch_size)
+        x, *rest = shares.still(*taken, batch_size)
         return (x, *rest) if isinstance(given, (tuple, list)) else x
 
     @contextlib.contextmanager
@@ -205,6 +213,8 @@ class Trainer(keras.Model):
         """
         if not kwargs.get("_use_cached_eval_dataset"):  # as from within fit, which checked it
             x, y, sample_weight = data.taken(x, y, sample_weight, self.network, self.codec)
+            shares.check(self, x, batch_size)
+            x, y, sample_weight = shares.still(x, y, sample_weight, batch_size)
             self._settle_average()
         fresh = keras.random.SeedGenerator(seed=0)
         self.evaluation_seed.state.assign(ops.convert_to_numpy(fresh.state))

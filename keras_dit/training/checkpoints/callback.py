@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dit import interrupts, notices
+from keras_dit import backend, interrupts, notices
 from keras_dit.training.checkpoints import folder, positions, state
 from keras_dit.training.checkpoints.training import OneTraining
 
@@ -45,6 +45,7 @@ class Checkpoint(keras.callbacks.Callback):
     `monitor` names.
 
     Ctrl-C and SIGTERM end the training after the present step, saved; a second one ends it at once.
+    Of several processes that train together the first one writes, and all have to see the folder.
 
     Args:
         folder: where the checkpoints are; created if missing.
@@ -204,7 +205,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.step = done
         if self.step == self.params["steps"]:
             return  # the end of the epoch follows, with its logs
-        if self._signal or self._is_due(self._saved_at):
+        if self._is_asked() or self._is_due(self._saved_at):
             self.save()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -213,7 +214,7 @@ class Checkpoint(keras.callbacks.Callback):
         # The last one now: at the end of `fit` some optimizers put other weights into the model.
         last = epoch + 1 == self.params["epochs"] or self.model.stop_training
         better = self.monitor is not None and self._is_better
-        if self._signal or last or better or self._is_due(self._epoch_saved_at):
+        if self._is_asked() or last or better or self._is_due(self._epoch_saved_at):
             self._save_epoch()
 
     def on_train_end(self, logs: Any = None) -> None:
@@ -254,16 +255,22 @@ class Checkpoint(keras.callbacks.Callback):
             "data": self.data,
             "callbacks": [(type(c).__name__, _numbers(c)) for c in self.others],
         }
-        state.save(path, self.model, facts)
-        if best:
-            folder.mark_best(path)
-        folder.prune(self.folder, self.keep)
+        if backend.leads():
+            state.save(path, self.model, facts)
+            if best:
+                folder.mark_best(path)
+            folder.prune(self.folder, self.keep)
         self._saved, self._saved_at = path, time.monotonic()
         self._cost = self._saved_at - start
         if self._signal:
             raise Interrupted(self._signal, path)
 
     # Being asked to end
+
+    def _is_asked(self):
+        """Whether this process or another one of the training was: all end after the same step."""
+        self._signal = backend.anywhere(self._signal or 0)
+        return bool(self._signal)
 
     @contextlib.contextmanager
     def signals(self) -> Any:

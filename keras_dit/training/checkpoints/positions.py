@@ -1,4 +1,4 @@
-"""Data whose batches can be had from any place of any epoch on."""
+"""Data whose batches can be had from any place of any epoch on, or a part of each of them."""
 
 import math
 import random
@@ -7,7 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dit import draws
+from keras_dit import backend, draws
+from keras_dit.datasets.parts import part_of
 
 
 class ArrayBatches:
@@ -26,21 +27,21 @@ class ArrayBatches:
         self.arrays = [None if a is None else ops.convert_to_numpy(a) for a in arrays]
         self.images = self.arrays[0]
         self.batch_size, self.shuffle = batch_size or 32, shuffle
-        self.seed = random.getrandbits(32) if seed is None else seed
+        self.seed = backend.agreed(random.getrandbits(32)) if seed is None else seed
 
     def __len__(self):
         return -(-len(self.images) // self.batch_size)
 
-    def batch(self, epoch, index):
-        """Batch index of an epoch."""
+    def batch(self, epoch, index, part=(0, 1)):
+        """Batch index of an epoch, or one of so many equal parts of it."""
         count = len(self.images)
         order = draws.permutation(count, self.seed, epoch) if self.shuffle else np.arange(count)
-        chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
+        chosen = part_of(order[index * self.batch_size : (index + 1) * self.batch_size], part)
         return tuple(None if array is None else array[chosen] for array in self.arrays)
 
 
 class EpochView(keras.utils.PyDataset):
-    """An epoch of data with `batch(epoch, index)`, from batch `start` on, as `fit` reads it.
+    """An epoch of data with `batch(epoch, index, part)`, from batch `start` on, as `fit` reads it.
 
     Args:
         data: such as `ArrayBatches`.
@@ -51,6 +52,11 @@ class EpochView(keras.utils.PyDataset):
     def __init__(self, data, steps: int | None = None):
         super().__init__()
         self.data, self.steps, self.epoch, self.start = data, steps or len(data), 0, 0
+        self.part = backend.processes()  # of each batch, that this process reads
+
+    def go_to(self, epoch: int) -> None:
+        """Read that epoch from now on."""
+        self.epoch = epoch
 
     @property
     def num_batches(self):
@@ -58,7 +64,10 @@ class EpochView(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         number = self.epoch * self.steps + self.start + index
-        return self.data.batch(*divmod(number, len(self.data)))
+        place = divmod(number, len(self.data))
+        if self.part == (0, 1):
+            return self.data.batch(*place)
+        return self.data.batch(*place, self.part)
 
 
 def placed(x, y, sample_weight, arguments: dict, seed: int | None = None):

@@ -1,0 +1,189 @@
+"""One training on several devices: what its programs have to agree on.
+
+A replica is a program that sees a part of each batch. On JAX there is one, of the whole batch,
+which XLA splits over the devices by itself. On torch a process is one, on TensorFlow a device of a
+`tf.distribute` strategy. A training may also have several processes, on JAX of one replica: each
+reads its part of the data. Nothing here starts devices; `keras_dit.backend.launching` does.
+
+Reference:
+    Li et al., PyTorch Distributed: Experiences on Accelerating Data Parallel Training (2020).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_dit.backend.selection import BACKEND
+
+if BACKEND == "jax":
+    import jax
+    from jax.experimental import multihost_utils
+elif BACKEND == "torch":
+    import torch
+    import torch.distributed as dist
+else:
+    import tensorflow as tf
+
+__all__ = [
+    "agreed",
+    "anywhere",
+    "barrier",
+    "drawn",
+    "leads",
+    "mean",
+    "processes",
+    "replicas",
+    "share",
+    "spread",
+    "whole",
+]
+
+
+# In a step
+
+
+def replicas() -> int:
+    """How many programs share the batch of this step; 1 on JAX, whose program sees all of it."""
+    if BACKEND == "torch":
+        return processes()[1]
+    if BACKEND == "tensorflow":
+        return tf.distribute.get_strategy().num_replicas_in_sync if _in_replica() else 1
+    return 1
+
+
+def drawn(draw: Callable[[Any], Any], count: Any) -> Any:
+    """Random numbers for the samples here: drawn for the whole batch, so that a step is the same.
+
+    Args:
+        draw: number of samples n -> tensor (n, ...).
+        count: samples that this replica sees, as many as each of the others.
+
+    Returns:
+        Tensor (count, ...).
+    """
+    several = replicas()
+    if several == 1:
+        return draw(count)
+    first = _place() * count
+    return draw(several * count)[first : first + count]
+
+
+def mean(values: Sequence) -> list:
+    """The mean of each tensor over the replicas; None stays None."""
+    several = replicas()
+    if several == 1:
+        return list(values)
+    given = [value for value in values if value is not None]
+    means = iter(_mean_torch(given, several) if BACKEND == "torch" else _mean_tf(given))
+    return [None if value is None else next(means) for value in values]
+
+
+def _mean_torch(values, several):
+    """One exchange for each dtype: a small one costs as much as a large one."""
+    found = [None] * len(values)
+    for dtype in {value.dtype for value in values}:
+        places = [i for i, value in enumerate(values) if value.dtype == dtype]
+        flat = torch.cat([values[i].reshape(-1) for i in places])
+        dist.all_reduce(flat)
+        parts = (flat / several).split([values[i].numel() for i in places])
+        for i, part in zip(places, parts):
+            found[i] = part.reshape(values[i].shape)
+    return found
+
+
+def _mean_tf(values):
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, values)
+
+
+def whole(count: Any) -> Any:
+    """Samples of the whole batch, as a metric counts them.
+
+    TensorFlow adds up what the replicas have counted by itself.
+    """
+    return count * replicas() if BACKEND == "torch" else count
+
+
+def _in_replica():
+    return not tf.distribute.in_cross_replica_context() and tf.distribute.has_strategy()
+
+
+def _place():
+    if BACKEND == "torch":
+        return processes()[0]
+    return tf.distribute.get_replica_context().replica_id_in_sync_group
+
+
+# Beside the steps
+
+
+def processes() -> tuple[int, int]:
+    """(this one, how many) of the processes that train together; (0, 1) where there is one."""
+    if BACKEND == "jax":
+        return jax.process_index(), jax.process_count()
+    if BACKEND == "torch" and dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def share(model: keras.Model) -> int:
+    """Into how many equal parts each batch of the model is split."""
+    if BACKEND == "tensorflow":
+        return model.distribute_strategy.num_replicas_in_sync
+    distribution = keras.distribution.distribution() if BACKEND == "jax" else None
+    if distribution is None:
+        return processes()[1]
+    mesh = distribution.device_mesh
+    return mesh.shape[mesh.axis_names.index(distribution.batch_dim_name)]
+
+
+def leads() -> bool:
+    """Whether this process writes files and says things: one of all does."""
+    return processes()[0] == 0
+
+
+def agreed(number: int) -> int:
+    """The number of the process that `leads`, which may be random: of at most 32 bits."""
+    if processes()[1] == 1:
+        return number
+    if BACKEND == "jax":
+        return int(multihost_utils.broadcast_one_to_all(np.uint32(number)))
+    box = [number]
+    dist.broadcast_object_list(box)
+    return box[0]
+
+
+def anywhere(number: int) -> int:
+    """The largest of the numbers that the processes give, such as that of a signal or 0."""
+    if processes()[1] == 1:
+        return number
+    if BACKEND == "jax":
+        return int(np.max(multihost_utils.process_allgather(np.int32(number))))
+    largest = torch.tensor(number, device=_exchange_device())
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    anywhere(0)
+
+
+def spread(variables: Sequence[keras.Variable]) -> None:
+    """Give each process the values of the one that `leads`.
+
+    JAX has its own rule: variables are made from one seed, which `keras.distribution` settles.
+    """
+    if BACKEND != "torch" or processes()[1] == 1:
+        return
+    for variable in variables:
+        value = ops.convert_to_tensor(variable.value).detach().to(_exchange_device(), copy=True)
+        dist.broadcast(value, 0)
+        variable.assign(value)
+
+
+def _exchange_device():
+    """NCCL exchanges what lies on a GPU only."""
+    return "cuda" if dist.get_backend() == "nccl" else "cpu"

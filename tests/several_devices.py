@@ -1,0 +1,143 @@
+"""A program for the tests: trains on so many devices, or as one process of several, and writes the
+numbers that must not depend on how many there were.
+
+    python several_devices.py DEVICES FOLDER [OTHER]
+
+FOLDER gets found.npz and run/, checkpoints. From those in OTHER, the folder of such a run on
+another number of devices, a run goes on.
+"""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import sys
+
+import numpy as np
+
+BACKEND = os.environ["KERAS_BACKEND"]
+
+
+def one_of(devices):
+    """Begin on the devices, each backend as its users do; gives what the model is made in."""
+    if BACKEND == "jax":
+        import jax
+        import keras
+
+        jax.config.update("jax_num_cpu_devices", devices)
+        if devices > 1:
+            keras.distribution.set_distribution(keras.distribution.DataParallel())
+    elif BACKEND == "torch" and "RANK" in os.environ:
+        import torch
+
+        torch.set_num_threads(1)
+        torch.distributed.init_process_group("gloo")
+    elif BACKEND == "tensorflow" and devices > 1:
+        import tensorflow as tf
+
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        parts = [tf.config.LogicalDeviceConfiguration()] * devices
+        tf.config.set_logical_device_configuration(cpu, parts)
+        return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(devices)]).scope()
+    return contextlib.nullcontext()
+
+
+def main(devices, folder, other=None):
+    scope = one_of(devices)
+    import keras
+
+    import keras_dit
+    from keras_dit import backend, checkpoints
+
+    draw = np.random.default_rng(0)
+    images = draw.uniform(-1, 1, (24, 4, 4, 1)).astype("float32")
+    images[13] = np.nan  # in the second half of its batch: the step is skipped on all devices
+    labels = draw.integers(0, 3, 24)
+    arrays = images, labels
+    batches = keras_dit.datasets.ImageBatches(images, labels, batch_size=8, flip=True)
+    found = {}
+
+    def trained(data, accumulate=None, dtype="float32", callbacks=(), optimizer=None):
+        keras.utils.set_random_seed(1)
+        network = keras_dit.DiTModel(
+            (4, 4, 1), 2, 8, 2, 2, num_classes=3, condition_dropout=0.5, remat=True, dtype=dtype
+        )
+        model = keras_dit.Diffusion(network, ema=0.9)
+        # Epsilon, so that a gradient of nothing but rounding moves nothing.
+        usual = keras.optimizers.AdamW(
+            1e-2, epsilon=1e-3, global_clipnorm=0.5, gradient_accumulation_steps=accumulate
+        )
+        # On TensorFlow XLA, which is for one device, draws other random numbers.
+        model.compile(optimizer or usual, jit_compile=BACKEND == "jax")
+        given = {"epochs": 2, "verbose": 0, "shuffle": False, "callbacks": list(callbacks)}
+        held = {"validation_data": (images[:8], labels[:8]), "batch_size": 8}
+        history = model.fit(*data, **given, **held)
+        return model, history.history
+
+    def keep(name, model, history):
+        found[f"{name}/weights"] = np.concatenate(
+            [np.ravel(w) for w in model.network.get_weights()]
+        )
+        average = model.average.get_weights()
+        found[f"{name}/average"] = np.concatenate([np.ravel(w) for w in average])
+        for key, values in history.items():
+            found[f"{name}/{key}"] = np.array(values)
+
+    with scope:
+        kept = checkpoints.Checkpoint(folder / "run", every=0)
+        tensorflow = BACKEND == "tensorflow"  # whose optimizers cannot do all of it on several
+        accumulate, half = (None, "mixed_bfloat16") if tensorflow else (2, "mixed_float16")
+        model, history = trained([batches], accumulate, callbacks=[kept])
+        keep("float32", model, history)
+        held = images[:8], labels[:8]
+        found["evaluated"] = np.array(model.evaluate(*held, batch_size=4, verbose=0))
+        if other:
+            if backend.leads():
+                (folder / "again").mkdir()
+                shutil.copy(other / "run" / "step_00000004.safetensors", folder / "again")
+            backend.barrier()
+            kept = checkpoints.Checkpoint(folder / "again", resume=True)
+            keep("resumed", *trained([batches], accumulate, callbacks=[kept]))
+        sgd = keras.optimizers.SGD(1e-2)
+        keep("half", *trained(arrays, dtype=half, optimizer=sgd))
+        if devices > 1 and BACKEND == "jax":
+            with sharded(devices):
+                model, history = trained([batches], accumulate)
+                keep("sharded", model, history)
+                found["bytes"] = held_by_devices([*model.variables, *model.optimizer.variables])
+        if devices > 1:
+            found["refused"] = refused(model, images, labels)
+    if backend.leads():
+        np.savez(folder / "found.npz", **found)
+
+
+def sharded(devices):
+    """The weights cut over the devices too."""
+    import keras
+
+    from keras_dit.networks import layout_map
+
+    mesh = keras.distribution.DeviceMesh((devices,), ["batch"], keras.distribution.list_devices())
+    layouts = layout_map(mesh)
+    return keras.distribution.ModelParallel(layout_map=layouts, batch_dim_name="batch").scope()
+
+
+def held_by_devices(variables):
+    """The bytes that each device holds, and those of all variables once."""
+    shards = [shard for v in variables for shard in v.value.addressable_shards]
+    devices = {shard.device.id for shard in shards}
+    held = [sum(s.data.nbytes for s in shards if s.device.id == one) for one in devices]
+    return np.array([*held, sum(v.value.nbytes for v in variables)])
+
+
+def refused(model, images, labels):
+    """What is said to a batch that the devices cannot share."""
+    try:
+        model.fit(images, labels, batch_size=7, verbose=0)
+    except ValueError as error:
+        return np.array(str(error))
+    return np.array("nothing")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), *map(pathlib.Path, sys.argv[2:]))

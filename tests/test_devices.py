@@ -1,0 +1,85 @@
+"""One training on several devices is the training on one: steps, logs, checkpoints."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from keras_dit.backend import BACKEND
+
+PROGRAM = pathlib.Path(__file__).parent / "several_devices.py"
+# Of weights that have moved by 1e-2: sums in another order, in float32 and in half of its bits.
+TOLERANCE = {"float32": 1e-6, "resumed": 1e-6, "half": 1e-4}
+
+
+def run(devices, *folders):
+    """The numbers that the program writes."""
+    launcher = []
+    if BACKEND == "torch" and devices > 1:
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
+    command = [sys.executable, *launcher, PROGRAM, devices, *folders]
+    folders[0].mkdir()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(PROGRAM.parent.parent), os.environ.get("PYTHONPATH", "")])
+    environment["PYTHONPATH"] = path
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    with np.load(folders[0] / "found.npz") as found:
+        return dict(found)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("devices")
+    two = run(2, folder / "two")
+    return run(1, folder / "one", folder / "two"), two
+
+
+@pytest.mark.parametrize("kind", ["float32", "half"])
+@pytest.mark.parametrize("what", ["weights", "average"])
+def test_two_devices_take_the_steps_of_one(found, kind, what):
+    """With label dropout, remat, clipping, accumulation, a loss scale, a step that is skipped."""
+    one, two = (numbers[f"{kind}/{what}"] for numbers in found)
+    np.testing.assert_allclose(two, one, rtol=0, atol=TOLERANCE[kind])
+
+
+@pytest.mark.parametrize("kind", ["float32", "half"])
+def test_two_devices_log_what_one_does(found, kind):
+    one, two = found
+    names = [name for name in one if name.startswith(f"{kind}/")]
+    assert {f"{kind}/loss", f"{kind}/val_loss", f"{kind}/skipped"} <= set(names)
+    np.testing.assert_array_equal(one[f"{kind}/skipped"], [1, 2])  # a NaN on one device
+    for name in names:
+        tolerance = 2e-3 if name == "half/gradient_norm" else 1e-4
+        np.testing.assert_allclose(two[name], one[name], rtol=tolerance, atol=1e-4)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="Keras shards weights on JAX")
+def test_weights_that_are_cut_over_the_devices_take_the_same_steps(found):
+    one, two = found
+    for what in ("weights", "average"):
+        whole, cut = one[f"float32/{what}"], two[f"sharded/{what}"]
+        np.testing.assert_allclose(cut, whole, rtol=0, atol=TOLERANCE["float32"])
+    *each, whole = two["bytes"]
+    assert len(each) == 2
+    assert max(each) < 0.6 * whole  # what is small is on both
+
+
+def test_both_evaluate_the_same(found):
+    one, two = found
+    np.testing.assert_allclose(two["evaluated"], one["evaluated"], rtol=1e-5)
+
+
+def test_what_two_devices_began_one_ends(found):
+    """From a checkpoint within the second epoch."""
+    one, _ = found
+    for what in ("weights", "average", "loss", "val_loss"):
+        expected, resumed = one[f"float32/{what}"], one[f"resumed/{what}"]
+        np.testing.assert_allclose(resumed, expected, rtol=1e-5, atol=TOLERANCE["resumed"])
+
+
+def test_a_batch_that_devices_cannot_share_is_refused_before_the_first_step(found):
+    assert "batch of 7 images equally: give batches of 6 or 8" in str(found[1]["refused"])
