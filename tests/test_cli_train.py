@@ -4,6 +4,9 @@ import csv
 import importlib.util
 import json
 import math
+import shutil
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -217,6 +220,17 @@ def test_a_run_goes_on_with_changes_that_are_named(photo_run, capsys):
     assert command("train", "--resume", "--run", photo_run) == 0  # which are those of the run now
     assert len(log(photo_run)) == 3
     assert "would have been" not in capsys.readouterr().out
+
+
+def test_a_run_of_one_device_goes_on_with_two(photo_run, tmp_path):
+    """In a process of its own: devices are there before a backend computes."""
+    folder = shutil.copytree(photo_run, tmp_path / "run")
+    options = ["--run", folder, "--epochs", 5, "--batch-size", 2, "--devices", 2]
+    program = [sys.executable, "-m", "keras_dit", "train", "--resume", *options]
+    done = subprocess.run(list(map(str, program)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(log(folder)) == 5
+    assert done.stdout.count("model and images are in") == 1
 
 
 def test_a_change_that_makes_another_run_is_refused(photo_run, capsys):

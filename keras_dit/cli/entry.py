@@ -1,8 +1,11 @@
 """The parser of the whole command, and what a fault is answered with."""
 
+import contextlib
+import os
 import re
 import signal
 import sys
+from collections.abc import Iterator
 
 import keras_dit
 from keras_dit import backend, command, interrupts
@@ -70,10 +73,20 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.command is None:
         top.print_help()
         return 0
-    with command.quiet():
-        backend.device_name()  # TensorFlow looks for devices, and writes of it
+    devices = getattr(arguments, "devices", None) or 1
+    code = backend.launched(devices, "keras_dit", sys.argv[1:] if argv is None else argv)
+    if code is not None:
+        return code
+    leads = True
     try:
-        with command.plain_warnings(), interrupts.heard((signal.SIGINT,), STOPPING):
+        with contextlib.ExitStack() as stack:
+            with command.quiet():  # TensorFlow looks for devices, and writes of it
+                stack.enter_context(backend.on_devices(devices))
+                backend.device_name()
+            leads = backend.leads()
+            stack.enter_context(_one_voice())
+            stack.enter_context(command.plain_warnings())
+            stack.enter_context(interrupts.heard((signal.SIGINT,), STOPPING))
             arguments.run(arguments)
         return 0
     except KeyboardInterrupt as interruption:
@@ -84,8 +97,24 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.debug:
             raise
         line = _line(error, arguments.spellings)
-        print(f"keras-dit {arguments.command}: error: {line}", file=sys.stderr)
-        return 2 if isinstance(error, MISTAKES) else 1
+        mistake = isinstance(error, MISTAKES)
+        if leads or not mistake:  # all processes have met the same mistake
+            print(f"keras-dit {arguments.command}: error: {line}", file=sys.stderr)
+        return 2 if mistake else 1
+
+
+@contextlib.contextmanager
+def _one_voice() -> Iterator[None]:
+    """Of several processes only the one that leads says what all of them do."""
+    if backend.leads():
+        yield
+        return
+    with (
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        yield
 
 
 def _line(error, spellings):

@@ -5,6 +5,7 @@ import shlex
 import time
 
 import keras
+import numpy as np
 
 from keras_dit import backend, datasets, evaluation, processes
 from keras_dit.cli import autoencoders, common, options, plan, recipe, resume, run_folder, start
@@ -31,11 +32,11 @@ examples:
   keras-dit train --data digits --run runs/digits
   keras-dit train --data photos --image-size 64 --flip --run runs/photos
   keras-dit train --resume --run runs/photos --epochs 800
-  keras-dit train --data latents --run runs/latents
+  keras-dit train --data latents --run runs/latents --devices 4
   keras-dit train --data cats --image-size 64 --from runs/photos --run runs/cats"""
 
 PROCESS = 'process: {0}; in Python Diffusion(network, process=processes.named("{0}"))'
-NOT_SETTINGS = ("command", "run", "spellings", "debug", "folder", "resume")
+NOT_SETTINGS = ("command", "run", "spellings", "debug", "devices", "folder", "resume")
 
 # What is not said is None until `plan.fill` or this has settled it, so that it is known what was.
 DEFAULTS = {
@@ -130,6 +131,8 @@ def _add_training(group, count):
     remat = "far less memory, a third slower; default: where it is needed"
     add("--remat", action=argparse.BooleanOptionalAction, help=remat)
     yes = {"action": "store_true", "default": None}
+    several = "train on so many, which share each batch; default: 1"
+    add("--devices", **count, help=several)
     add("--any-memory", **yes, help="begin though the memory seems not to suffice")
 
 
@@ -169,7 +172,10 @@ def run(arguments):
         else:
             settings, model, data = _new(folder, given)
     begun = time.perf_counter()
-    _train(model, data, folder, settings).finish()
+    keeper = _train(model, data, folder, settings)
+    if not backend.leads():
+        return
+    keeper.finish()
     minutes = (time.perf_counter() - begun) / 60
     print(f"{minutes:.1f} minutes; model and images are in {folder}")
     if not (folder / "loss.png").exists():
@@ -205,8 +211,10 @@ def _new(folder, given):
         model = Diffusion(network, **parts, ema=settings.ema)
         notes.append(PROCESS.format(settings.method))
     _compile(model, settings, data)
-    run_folder.keep_autoencoder(folder, codec)
-    run_folder.write_config(folder, vars(settings), data, model)
+    backend.barrier()  # every process has seen that the folder held no run
+    if backend.leads():
+        run_folder.keep_autoencoder(folder, codec)
+        run_folder.write_config(folder, vars(settings), data, model)
     _say(data, model, notes)
     return settings, model, data
 
@@ -221,7 +229,9 @@ def _old(folder, given):
     _compile(model, settings, data)
     for note in notes:
         print(note)
-    run_folder.write_config(folder, vars(settings), data, model)
+    backend.barrier()  # every process has read the old one
+    if backend.leads():
+        run_folder.write_config(folder, vars(settings), data, model)
     return settings, model, data
 
 
@@ -280,6 +290,16 @@ def _scoring(model, data, settings, bar):
     return [scoring], scoring.monitor
 
 
+def _shared(held, devices):
+    """The images for validation, without those at the end that the devices could not share."""
+    if held is not None and len(held.images) % devices:
+        places = np.arange(len(held.images) // devices * devices)
+        take = getattr(held.images, "subset", held.images.__getitem__)
+        held.images = take(places)
+        held.labels = None if held.labels is None else held.labels[places]
+    return held
+
+
 def _train(model, data, folder, settings):
     bar = TrainingBar(data.batch_size, lambda: checkpoint.epoch * len(data) + checkpoint.step)
     scoring, monitor = _scoring(model, data, settings, bar)
@@ -300,9 +320,9 @@ def _train(model, data, folder, settings):
         model.fit(
             data,
             epochs=settings.epochs,
-            validation_data=data.validation,
+            validation_data=_shared(data.validation, backend.share(model)),
             verbose=0,
-            callbacks=[*callbacks, checkpoint],
+            callbacks=[*(callbacks if backend.leads() else ()), checkpoint],
         )
     except Interrupted:
         bar.close()  # so that what follows is below it
