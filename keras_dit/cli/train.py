@@ -5,7 +5,6 @@ import shlex
 import time
 
 import keras
-import numpy as np
 
 from keras_dit import backend, datasets, evaluation, processes
 from keras_dit.cli import autoencoders, common, options, plan, recipe, resume, run_folder, start
@@ -292,12 +291,9 @@ def _scoring(model, data, settings, bar):
 
 def _shared(held, devices):
     """The images for validation, without those at the end that the devices could not share."""
-    if held is not None and len(held.images) % devices:
-        places = np.arange(len(held.images) // devices * devices)
-        take = getattr(held.images, "subset", held.images.__getitem__)
-        held.images = take(places)
-        held.labels = None if held.labels is None else held.labels[places]
-    return held
+    if devices == 1 or held is None:
+        return held
+    return held.first(len(held.images) // devices * devices)
 
 
 def _train(model, data, folder, settings):

@@ -4,6 +4,7 @@ Batch i of epoch e holds the samples order_e[i·B … (i + 1)·B − 1], where o
 (seed, e) alone: a pure function of (seed, e, i), so a run can be resumed at any batch.
 """
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -188,6 +189,14 @@ class ImageBatches(keras.utils.PyDataset):
             return (images,)
         known = {name: taken(values, chosen) for name, values in self.conditions.items()}
         return images, known["label"] if list(known) == ["label"] else known
+
+    def first(self, count: int) -> "ImageBatches":
+        """Batches of the first so many of the images."""
+        places, fewer = np.arange(count), copy.copy(self)
+        fewer.images = getattr(self.images, "subset", self.images.__getitem__)(places)
+        fewer.conditions = {n: taken(values, places) for n, values in self.conditions.items()}
+        fewer.labels = fewer.conditions.get("label")
+        return fewer
 
     def _read(self, chosen, mirrored):
         if hasattr(self.images, "read"):
