@@ -18,6 +18,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dit import backend
 from keras_dit.codecs.autoencoder import Autoencoder
 from keras_dit.datasets import ImageBatches
 
@@ -74,8 +75,14 @@ class AutoencoderTrainer(keras.Model):
             **kwargs: the other arguments of `keras.Model.compile`, but for the loss and metrics.
 
         Raises:
-            ValueError: for a loss or metrics.
+            ValueError: for a loss or metrics, or in one of several processes of torch, whose
+                weights would drift apart.
         """
+        if backend.replicas() > 1:
+            raise ValueError(
+                "on torch an autoencoder is trained by one process. "
+                f"Received: {backend.replicas()} processes"
+            )
         given = [name for name in ("loss", "metrics", "weighted_metrics") if kwargs.get(name)]
         if given:
             raise ValueError(
