@@ -55,6 +55,17 @@ class Diffusion(Trainer):
     Raises:
         ValueError: if the parts do not fit each other.
 
+    Example:
+
+    >>> images, labels = keras_dit.datasets.load_digits()
+    >>> network = keras_dit.DiTModel(
+    ...     (8, 8, 1), patch_size=4, hidden_size=16, depth=1, num_heads=2, num_classes=10)
+    >>> diffusion = Diffusion(network, ema=0.99)
+    >>> diffusion.compile(keras.optimizers.AdamW(1e-3))
+    >>> history = diffusion.fit(images[:64], labels[:64], batch_size=32, verbose=0)
+    >>> diffusion.generate(labels=[3, 7], steps=2).shape
+    (2, 8, 8, 1)
+
     Reference:
         Ho et al., Denoising Diffusion Probabilistic Models (2020), algorithms 1 and 2.
     """

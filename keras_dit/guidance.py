@@ -84,7 +84,14 @@ class Guidance(Configurable):
 @register
 @dataclass(frozen=True)
 class Unguided(Guidance):
-    """The denoiser under its condition, as it is."""
+    """The denoiser under its condition, as it is.
+
+    Example:
+
+    >>> denoise = Unguided()(lambda x_t, rates, condition: condition, "seven")
+    >>> denoise(None, None)
+    'seven'
+    """
 
     def __call__(self, denoiser: Any, condition: Any) -> Any:
         return lambda x_t, rates: denoiser(x_t, rates, condition)
@@ -163,6 +170,14 @@ class Contrast(Guidance):
 class ClassifierFree(Contrast):
     """Weak is the estimate under no class, in one batch with the other.
 
+    Example:
+
+    >>> # diffusion.generate(labels=[3, 7], guidance=ClassifierFree(2.0))
+    >>> ClassifierFree(2.0, rescale=0.7)
+    ClassifierFree(scale=2.0, channels=None, rescale=0.7)
+    >>> ClassifierFree(Interval(3.0, low=0.2, high=0.7)).scale  # none at the ends of a run
+    Interval(scale=3.0, low=0.2, high=0.7)
+
     Reference:
         Ho, Salimans: Classifier-Free Diffusion Guidance (2022).
     """
@@ -182,6 +197,12 @@ class NegativeLabel(Contrast):
         label: of that class.
         condition: name of the condition that it is a value of, where the network has several; the
             others are the same for both estimates.
+
+    Example:
+
+    >>> # diffusion.generate(labels=[3], guidance=NegativeLabel(2.0, label=8))
+    >>> NegativeLabel(2.0, label=8).label
+    8
     """
 
     label: int = number(kw_only=True)
@@ -228,6 +249,12 @@ class Autoguidance(Contrast):
     Args:
         weak: the `Denoiser` of a smaller or less trained network, `Diffusion.denoiser()` of it.
 
+    Example:
+
+    >>> # diffusion.generate(guidance=Autoguidance(2.0, weak=smaller.denoiser()))
+    >>> Autoguidance(2.0, weak=lambda x_t, rates, condition: x_t).scale
+    2.0
+
     Reference:
         Karras et al., Guiding a Diffusion Model with a Bad Version of Itself (2024), equation 3.
     """
@@ -252,6 +279,11 @@ class Autoguidance(Contrast):
 @dataclass(frozen=True)
 class Clipped(Guidance):
     """Another guidance whose x0 is clipped to [−limit, limit], for pixels.
+
+    Example:
+
+    >>> Clipped(ClassifierFree(2.0)).limit
+    1.0
 
     Reference:
         Ho et al., Denoising Diffusion Probabilistic Models (2020), as in its released code.
@@ -289,6 +321,11 @@ class Clipped(Guidance):
 class Interval(Configurable):
     """The scale where low ≤ t ≤ high, 1 elsewhere: there a step costs one evaluation, not two.
 
+    Example:
+
+    >>> [float(Interval(3.0)(ops.convert_to_tensor(t))) for t in (0.1, 0.5, 0.9)]
+    [1.0, 3.0, 1.0]
+
     Reference:
         Kynkäänniemi et al., Applying Guidance in a Limited Interval Improves Sample and
         Distribution Quality in Diffusion Models (2024), equation 6.
@@ -305,7 +342,13 @@ class Interval(Configurable):
 @register
 @dataclass(frozen=True)
 class Ramp(Configurable):
-    """A scale that goes in a straight line from `start` at t = 1 to `end` at t = 0."""
+    """A scale that goes in a straight line from `start` at t = 1 to `end` at t = 0.
+
+    Example:
+
+    >>> [Ramp(start=1.0, end=4.0)(t) for t in (1.0, 0.5, 0.0)]
+    [1.0, 2.5, 4.0]
+    """
 
     start: float = number(1.0)
     end: float = number(4.0)

@@ -41,7 +41,13 @@ class TimeDistribution(Configurable):
 @register
 @dataclass(frozen=True)
 class UniformTimes(TimeDistribution):
-    """Every time equally often."""
+    """Every time equally often.
+
+    Example:
+
+    >>> UniformTimes()(5, keras.random.SeedGenerator(0)).shape
+    (5,)
+    """
 
     def __call__(self, n: Any, seed: Any) -> Any:
         return keras.random.uniform((n,), seed=seed, dtype="float32")
@@ -51,6 +57,12 @@ class UniformTimes(TimeDistribution):
 @dataclass(frozen=True)
 class LogitNormalTimes(TimeDistribution):
     """t = sigmoid(mean + std · N(0, 1)): the middle of the path more often than its ends.
+
+    Example:
+
+    >>> t = ops.convert_to_numpy(LogitNormalTimes()(1000, keras.random.SeedGenerator(0)))
+    >>> bool(abs(np.median(t) - 0.5) < 0.05)
+    True
 
     Reference:
         Esser et al., Scaling Rectified Flow Transformers (2024), section 3.1.
@@ -79,7 +91,14 @@ class Weighting(Configurable):
 @register
 @dataclass(frozen=True)
 class EqualWeighting(Weighting):
-    """1 at every time: for the noise prediction DDPM's simple loss."""
+    """1 at every time: for the noise prediction DDPM's simple loss.
+
+    Example:
+
+    >>> rates = keras_dit.schedules.LinearBeta()(np.array([0.1, 0.9], "float32"))
+    >>> ops.convert_to_numpy(EqualWeighting()(rates, keras_dit.predictions.Noise())).tolist()
+    [1.0, 1.0]
+    """
 
     def __call__(self, rates: Rates, prediction: Any) -> Any:
         return ops.ones_like(rates.alpha)
@@ -92,6 +111,13 @@ class MinSNR(Weighting):
 
     The error of x0 is that of the output times `prediction.sensitivity`, which gives each
     prediction its form: min(SNR, γ)/SNR for the noise, min(SNR, γ)/(SNR + 1) for v.
+
+    Example:
+
+    >>> rates = keras_dit.schedules.RectifiedFlow()(np.array([0.5, 0.75], "float32"))
+    >>> weights = MinSNR()(rates, keras_dit.predictions.CleanSample())
+    >>> [round(float(weight), 3) for weight in weights]  # (α / σ)²
+    [1.0, 0.111]
 
     Reference:
         Hang et al., Efficient Diffusion Training via Min-SNR Weighting Strategy (2023).
@@ -116,6 +142,12 @@ class Batch(NamedTuple):
         x0: clean samples, float32 (B, ...).
         noise: N(0, I) of the shape of x0.
         condition: what the network is told of them, a nest of tensors (B, ...), or None.
+
+    Example:
+
+    >>> batch = Batch(np.ones((1, 2), "float32"), np.zeros((1, 2), "float32"))
+    >>> float(batch.noisy(keras_dit.schedules.RectifiedFlow()(0.25))[0, 0])
+    0.75
     """
 
     x0: Any
@@ -165,6 +197,15 @@ class MeanSquaredError(Objective):
     Args:
         times: how times are drawn.
         weighting: how much an error counts at each.
+
+    Example:
+
+    >>> process = keras_dit.processes.named("flow")
+    >>> batch = Batch(np.ones((1, 2), "float32"), np.zeros((1, 2), "float32"))
+    >>> rates = process.schedule(np.array([0.5], "float32"))
+    >>> zero = lambda x_t, rates: ops.zeros_like(x_t)
+    >>> float(MeanSquaredError().loss(zero, batch, rates, process)[0])  # the velocity is −1, not 0
+    1.0
     """
 
     times: TimeDistribution = UniformTimes()
@@ -194,6 +235,12 @@ class Hybrid(Objective):
 
     Args:
         times: how times are drawn.
+
+    Example:
+
+    >>> process = keras_dit.processes.named("dit")
+    >>> process.objective
+    Hybrid(times=UniformTimes())
 
     Reference:
         Nichol, Dhariwal: Improved Denoising Diffusion Probabilistic Models (2021), section 3.1,

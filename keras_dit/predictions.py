@@ -43,6 +43,12 @@ class Denoised(NamedTuple):
             posterior's variance, 1: β) the logarithm of a DDPM step's variance lies. The
             bounds depend on the step taken, so the solver works them out; this is v of
             Improved DDPM, equation 15.
+
+    Example:
+
+    >>> x0, variance_fraction = Denoised(np.zeros((1, 8, 8, 3)))
+    >>> variance_fraction is None
+    True
     """
 
     x0: Any
@@ -87,7 +93,17 @@ class Prediction(Configurable):
 @register
 @dataclass(frozen=True)
 class Noise(Prediction):
-    """The network gives the noise ε, as DDPM and DiT do."""
+    """The network gives the noise ε, as DDPM and DiT do.
+
+    Example:
+
+    >>> x0, noise = np.full((1, 2), 0.5, "float32"), np.ones((1, 2), "float32")
+    >>> rates = keras_dit.schedules.LinearBeta()(0.5)
+    >>> output = Noise().target(x0, noise, rates)  # what a perfect network gives
+    >>> x_t = rates.alpha * x0 + rates.sigma * noise
+    >>> round(float(Noise().denoised(output, x_t, rates).x0[0, 0]), 5)
+    0.5
+    """
 
     needs_signal = True
 
@@ -105,7 +121,17 @@ class Noise(Prediction):
 @register
 @dataclass(frozen=True)
 class CleanSample(Prediction):
-    """The network gives the clean sample x0 itself."""
+    """The network gives the clean sample x0 itself.
+
+    Example:
+
+    >>> x0, noise = np.full((1, 2), 0.5, "float32"), np.ones((1, 2), "float32")
+    >>> rates = keras_dit.schedules.LinearBeta()(0.5)
+    >>> output = CleanSample().target(x0, noise, rates)  # what a perfect network gives
+    >>> x_t = rates.alpha * x0 + rates.sigma * noise
+    >>> round(float(CleanSample().denoised(output, x_t, rates).x0[0, 0]), 5)
+    0.5
+    """
 
     def target(self, x0: Any, noise: Any, rates: Rates) -> Any:
         return x0
@@ -120,7 +146,17 @@ class CleanSample(Prediction):
 @register
 @dataclass(frozen=True)
 class V(Prediction):
-    """The network gives v = α ε − σ x0."""
+    """The network gives v = α ε − σ x0.
+
+    Example:
+
+    >>> x0, noise = np.full((1, 2), 0.5, "float32"), np.ones((1, 2), "float32")
+    >>> rates = keras_dit.schedules.CosineBeta()(0.5)
+    >>> output = V().target(x0, noise, rates)  # what a perfect network gives
+    >>> x_t = rates.alpha * x0 + rates.sigma * noise
+    >>> round(float(V().denoised(output, x_t, rates).x0[0, 0]), 5)
+    0.5
+    """
 
     def target(self, x0: Any, noise: Any, rates: Rates) -> Any:
         rates = broadcast(rates, x0)
@@ -137,7 +173,17 @@ class V(Prediction):
 @register
 @dataclass(frozen=True)
 class FlowVelocity(Prediction):
-    """The network gives u = ε − x0, which for a rectified flow is dx_t/dt."""
+    """The network gives u = ε − x0, which for a rectified flow is dx_t/dt.
+
+    Example:
+
+    >>> x0, noise = np.full((1, 2), 0.5, "float32"), np.ones((1, 2), "float32")
+    >>> rates = keras_dit.schedules.RectifiedFlow()(0.5)
+    >>> output = FlowVelocity().target(x0, noise, rates)  # what a perfect network gives
+    >>> x_t = rates.alpha * x0 + rates.sigma * noise
+    >>> round(float(FlowVelocity().denoised(output, x_t, rates).x0[0, 0]), 5)
+    0.5
+    """
 
     def target(self, x0: Any, noise: Any, rates: Rates) -> Any:
         return noise - x0
@@ -154,6 +200,15 @@ class FlowVelocity(Prediction):
 @dataclass(frozen=True)
 class DataVelocity(Prediction):
     """The network gives x0 − ε, the velocity towards the data, as SiT does.
+
+    Example:
+
+    >>> x0, noise = np.full((1, 2), 0.5, "float32"), np.ones((1, 2), "float32")
+    >>> rates = keras_dit.schedules.ReversedFlow()(0.5)
+    >>> output = DataVelocity().target(x0, noise, rates)  # what a perfect network gives
+    >>> x_t = rates.alpha * x0 + rates.sigma * noise
+    >>> round(float(DataVelocity().denoised(output, x_t, rates).x0[0, 0]), 5)
+    0.5
 
     Reference:
         Ma et al., SiT: Exploring Flow and Diffusion-based Generative Models (2024).
@@ -176,6 +231,11 @@ class HalfUnused(Prediction):
 
     Args:
         used: what the first half of the channels means.
+
+    Example:
+
+    >>> HalfUnused(DataVelocity()).output_channels(4)
+    8
     """
 
     used: Prediction = DataVelocity()
@@ -216,6 +276,15 @@ class Preconditioned(Prediction):
     Args:
         sigma_data: s, the deviation of the data.
 
+    Example:
+
+    >>> x0, noise = np.full((1, 2), 0.5, "float32"), np.ones((1, 2), "float32")
+    >>> rates = keras_dit.schedules.EDM()(0.5)
+    >>> output = Preconditioned().target(x0, noise, rates)  # what a perfect network gives
+    >>> x_t = rates.alpha * x0 + rates.sigma * noise
+    >>> round(float(Preconditioned().denoised(output, x_t, rates).x0[0, 0]), 5)
+    0.5
+
     Reference:
         Karras et al., Elucidating the Design Space of Diffusion Models (2022), equation 7.
     """
@@ -255,6 +324,14 @@ class LearnedVariance(Prediction):
     """Another prediction, followed by as many channels that say where the variance lies.
 
     Those channels, in [−1, 1], are 2 v − 1 with v the `variance_fraction`.
+
+    Example:
+
+    >>> rates = keras_dit.schedules.LinearBeta()(0.5)
+    >>> output = ops.convert_to_tensor([[[0.0, 1.0]]])  # the noise, and where the variance lies
+    >>> x0, fraction = LearnedVariance().denoised(output, ops.zeros((1, 1, 1)), rates)
+    >>> float(x0[0, 0, 0]), float(fraction[0, 0, 0])
+    (0.0, 1.0)
 
     Reference:
         Nichol, Dhariwal: Improved Denoising Diffusion Probabilistic Models (2021), equation 15.

@@ -132,6 +132,13 @@ def fitted(process: Process, network: Any) -> Process:
 
     They are a learned variance if the network says so and the noise is predicted; else they mean
     nothing, as those of published SiTs.
+
+    Example:
+
+    >>> network = keras_dit.DiTModel(
+    ...     (8, 8, 1), patch_size=4, hidden_size=16, depth=1, num_heads=2, output_channels=2)
+    >>> fitted(named("flow"), network).prediction
+    HalfUnused(used=FlowVelocity())
     """
     channels = network.image_shape[-1]
     if network.output_channels != 2 * process.prediction.output_channels(channels):

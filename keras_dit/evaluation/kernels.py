@@ -57,6 +57,14 @@ def kernel_distance(
             images than subset_size.
 
     Reference: Bińkowski et al., 2018; see the head of this module.
+
+    Example:
+
+    >>> features = np.random.default_rng(0).normal(size=(200, 4))
+    >>> near = kernel_distance(features, features, subsets=10, subset_size=100)
+    >>> far = kernel_distance(features, features + 1.0, subsets=10, subset_size=100)
+    >>> near.mean < far.mean
+    True
     """
     if subsets < 1 or subset_size < 2:
         raise ValueError(

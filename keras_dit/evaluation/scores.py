@@ -165,6 +165,12 @@ def frechet_distance(features_a, features_b):
         ValueError: on shapes that do not agree, too few samples, or values that are not finite.
 
     Reference: Heusel et al., 2017; see the head of this module.
+
+    Example:
+
+    >>> features = np.random.default_rng(0).normal(size=(1000, 4))
+    >>> round(frechet_distance(features, features + 1.0), 4)  # the means are 2 apart
+    4.0
     """
     moments = []
     for name, features in (("features_a", features_a), ("features_b", features_b)):

@@ -10,6 +10,11 @@ class Context(NamedTuple):
         vector: (B, D), summed over the time and all conditions; it steers the norms. None: nothing.
         tokens: (B, L, D), joined over all conditions, to be attended to; None: there are none.
         mask: bool (B, L), which of the tokens are there; None: all of them.
+
+    Example:
+
+    >>> Context(vector=np.zeros((2, 8))).tokens is None
+    True
     """
 
     vector: Any = None

@@ -11,7 +11,13 @@ from keras_dit.serialization import register
 
 @register
 def gelu_tanh(x: Any) -> Any:
-    """GELU in its tanh form: x/2 (1 + tanh(√(2/π) (x + 0.044715 x³)))."""
+    """GELU in its tanh form: x/2 (1 + tanh(√(2/π) (x + 0.044715 x³))).
+
+    Example:
+
+    >>> round(float(gelu_tanh(ops.convert_to_tensor(1.0))), 4)
+    0.8412
+    """
     return ops.gelu(x, approximate=True)
 
 

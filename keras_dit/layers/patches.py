@@ -18,6 +18,11 @@ def patchify(images: Any, patch_size: int) -> Any:
 
     Returns:
         Tensor (B, T, p p C), T = (H/p) (W/p) row by row, a patch in (p, p, C) order.
+
+    Example:
+
+    >>> patchify(np.zeros((1, 8, 8, 3), "float32"), 2).shape
+    (1, 16, 12)
     """
     _, height, width, channels = images.shape
     rows, columns = height // patch_size, width // patch_size
@@ -36,6 +41,11 @@ def unpatchify(patches: Any, height: int, width: int, patch_size: int) -> Any:
 
     Returns:
         Tensor (B, H, W, C).
+
+    Example:
+
+    >>> unpatchify(np.zeros((1, 16, 12), "float32"), 8, 8, 2).shape
+    (1, 8, 8, 3)
     """
     rows, columns = height // patch_size, width // patch_size
     channels = patches.shape[-1] // patch_size**2

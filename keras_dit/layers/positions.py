@@ -15,7 +15,13 @@ from keras_dit.serialization import register
 
 
 def grid_positions(rows: int, columns: int) -> np.ndarray:
-    """The row and the column of each token of a grid: float32 (rows * columns, 2), row by row."""
+    """The row and the column of each token of a grid: float32 (rows * columns, 2), row by row.
+
+    Example:
+
+    >>> grid_positions(2, 2).tolist()
+    [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]
+    """
     return np.indices((rows, columns)).reshape(2, -1).T.astype("float32")
 
 
@@ -31,6 +37,11 @@ def sincos_positions(rows: int, columns: int, hidden_size: int) -> np.ndarray:
 
     Raises:
         ValueError: if hidden_size is not a multiple of 4.
+
+    Example:
+
+    >>> sincos_positions(2, 2, 16).shape
+    (4, 16)
     """
     if hidden_size % 4:
         raise ValueError(

@@ -19,6 +19,12 @@ def count_parameters(config: Mapping[str, Any]) -> int:
 
     Args:
         config: arguments of `DiTModel` as a dict; those left out take its defaults.
+
+    Example:
+
+    >>> config = {"input_shape": (32, 32, 4), "num_classes": 1000, "learned_variance": True}
+    >>> round(count_parameters(keras_dit.networks.preset_config("dit_xl_2") | config) / 1e6)
+    675
     """
     network, others = _of_one_block(config)
     return network.count_params() + others * network.blocks[0].count_params()
@@ -32,6 +38,12 @@ def multiply_adds(config: dict) -> int:
 
     Args:
         config: arguments of `DiTModel` as a dict; those left out take its defaults.
+
+    Example:
+
+    >>> config = {"input_shape": (32, 32, 4), "num_classes": 1000, "learned_variance": True}
+    >>> round(multiply_adds(keras_dit.networks.preset_config("dit_xl_2") | config) / 1e9, 1)
+    118.6
     """
     network, others = _of_one_block(config)
     tokens, block = network.positions.shape[1], network.blocks[0]

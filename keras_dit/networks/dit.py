@@ -62,6 +62,16 @@ class DiTModel(Network):
     Raises:
         ValueError: where the numbers above do not fit each other.
 
+    Example:
+
+    >>> network = DiTModel(
+    ...     (8, 8, 1), patch_size=4, hidden_size=16, depth=1, num_heads=2, num_classes=10)
+    >>> output = network(np.zeros((2, 8, 8, 1)), np.array([10.0, 500.0]), np.array([3, 7]))
+    >>> output.shape
+    (2, 8, 8, 1)
+    >>> bool(ops.all(output == 0))  # a new one gives 0, as DiT does
+    True
+
     Reference:
         Peebles, Xie: Scalable Diffusion Models with Transformers (2023), figure 3.
     """

@@ -34,5 +34,10 @@ def preset_config(name: str) -> dict[str, int]:
 
     Raises:
         ValueError: for an unknown name, with the valid ones, the nearest first.
+
+    Example:
+
+    >>> preset_config("dit_s_4")
+    {'patch_size': 4, 'hidden_size': 384, 'depth': 12, 'num_heads': 6}
     """
     return dict(PRESETS.named(name))

@@ -118,6 +118,12 @@ class FirstBlockCache(Cache):
     Raises:
         ValueError: if it is no finite number of 0 or more.
 
+    Example:
+
+    >>> # diffusion.generate(labels=[3, 7], cache=FirstBlockCache())
+    >>> issubclass(FirstBlockCache, Cache)
+    True
+
     Reference:
         Liu et al., Timestep Embedding Tells: It's Time to Cache for Video Diffusion Model (2025),
         which compares what the first block is given.

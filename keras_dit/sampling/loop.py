@@ -49,6 +49,15 @@ def sample(
 
     Raises:
         ValueError: if steps is below 1 or above the schedule's, or not the grid's.
+
+    Example:
+
+    >>> def denoise(x, rates):  # exact for data from N(0, 1/4)
+    ...     return keras_dit.Denoised(x * rates.alpha / (rates.alpha**2 + 4 * rates.sigma**2))
+    >>> noise = np.ones((1, 2), "float32")
+    >>> x0 = sample(denoise, noise, keras_dit.schedules.RectifiedFlow(), steps=100)
+    >>> round(float(x0[0, 0]), 1)
+    0.5
     """
     solver = Solver.checked("solver", DDIM() if solver is None else solver)
 
@@ -81,6 +90,15 @@ def invert(
 
     Returns:
         Noise, a float32 tensor (B, ...): `sample` takes it as its `noise`.
+
+    Example:
+
+    >>> def denoise(x, rates):  # exact for data from N(0, 1/4)
+    ...     return keras_dit.Denoised(x * rates.alpha / (rates.alpha**2 + 4 * rates.sigma**2))
+    >>> x0 = np.full((1, 2), 0.5, "float32")
+    >>> noise = invert(denoise, x0, keras_dit.schedules.RectifiedFlow(), steps=100)
+    >>> round(float(noise[0, 0]), 1)
+    1.0
 
     Reference:
         Song et al., Denoising Diffusion Implicit Models (2021), section 4.3.
@@ -144,7 +162,13 @@ def run(
 
 
 def evaluations(solver: Any, steps: int) -> int:
-    """How often a run calls the denoiser; the last step does once."""
+    """How often a run calls the denoiser; the last step does once.
+
+    Example:
+
+    >>> evaluations(keras_dit.solvers.DDIM(), 20), evaluations(keras_dit.solvers.Heun(), 20)
+    (20, 39)
+    """
     return solver.evaluations * (steps - 1) + 1
 
 
@@ -153,6 +177,11 @@ def run_times(schedule: NoiseSchedule, steps: int | None = None, grid: Any = Non
 
     Raises:
         ValueError: if the schedule and the grid have no such run.
+
+    Example:
+
+    >>> run_times(keras_dit.schedules.RectifiedFlow(), 4).tolist()
+    [1.0, 0.75, 0.5, 0.25, 0.0]
     """
     grid = schedule.grid or UniformGrid() if grid is None else grid
     TimeGrid.checked("grid", grid)
@@ -175,6 +204,13 @@ def run_times(schedule: NoiseSchedule, steps: int | None = None, grid: Any = Non
 
 
 def run_rates(schedule: NoiseSchedule, times: Any) -> list[Rates]:
-    """The rates of every time of a run but the last, 0, each a `Rates` of scalar tensors."""
+    """The rates of every time of a run but the last, 0, each a `Rates` of scalar tensors.
+
+    Example:
+
+    >>> rates = run_rates(keras_dit.schedules.RectifiedFlow(), [1.0, 0.5, 0.0])
+    >>> [float(each.alpha) for each in rates]
+    [0.0, 0.5]
+    """
     table = [ops.convert_to_numpy(values) for values in schedule(times[:-1])]
     return [Rates(*map(ops.convert_to_tensor, row)) for row in zip(*table, strict=True)]

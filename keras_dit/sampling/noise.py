@@ -42,5 +42,12 @@ def check_seed(seed: Any, count: int | None = None) -> None:
 
 
 def initial_noise(seed: Any, indices: Any, shape: tuple) -> np.ndarray:
-    """The noise that `Diffusion` starts a run from: numpy float32 (len(indices), *shape)."""
+    """The noise that `Diffusion` starts a run from: numpy float32 (len(indices), *shape).
+
+    Example:
+
+    >>> two = initial_noise(0, [0, 1], (8, 8, 1))
+    >>> bool(np.all(initial_noise(0, [1], (8, 8, 1))[0] == two[1]))  # whatever it is drawn with
+    True
+    """
     return HostNoise(seed, indices, shape, stream=0).draw()

@@ -11,7 +11,14 @@ from keras_dit.serialization import Configurable
 
 
 class Rates(NamedTuple):
-    """The time and its two rates, float32 tensors: scalars, or (B,) with one for each sample."""
+    """The time and its two rates, float32 tensors: scalars, or (B,) with one for each sample.
+
+    Example:
+
+    >>> rates = keras_dit.schedules.RectifiedFlow()(0.25)
+    >>> float(rates.alpha), float(rates.sigma)
+    (0.75, 0.25)
+    """
 
     t: Any
     alpha: Any
@@ -32,6 +39,12 @@ def broadcast(rates: Rates, x: Any) -> Rates:
 
     Returns:
         `Rates` of scalars as they came, or of shape (B, 1, ..., 1).
+
+    Example:
+
+    >>> rates = Rates(np.ones(2), np.ones(2), np.zeros(2))
+    >>> broadcast(rates, np.zeros((2, 8, 8, 3))).alpha.shape
+    (2, 1, 1, 1)
     """
     if len(rates.alpha.shape) == 0:
         return rates

@@ -20,6 +20,14 @@ class RectifiedFlow(NoiseSchedule):
         shift: s in u = s t / (1 + (s − 1) t), for training and sampling alike; 1: u = t. The
             larger the images, the more noise it takes to hide them, and the larger s.
 
+    Example:
+
+    >>> _, alpha, sigma = RectifiedFlow()(0.25)
+    >>> float(alpha), float(sigma)
+    (0.75, 0.25)
+    >>> float(RectifiedFlow(shift=3.0)(0.5).sigma)  # half-way there is more noise
+    0.75
+
     Reference:
         Liu et al., Flow Straight and Fast (2022); Lipman et al., Flow Matching (2022); Esser et
         al., Scaling Rectified Flow Transformers (2024), equation 23.
@@ -46,6 +54,11 @@ class RectifiedFlow(NoiseSchedule):
 class ReversedFlow(NoiseSchedule):
     """The straight line of `RectifiedFlow`, whose network is given 1 − t, as SiT's is.
 
+    Example:
+
+    >>> float(ReversedFlow().timestep(0.25))
+    0.75
+
     Reference:
         Ma et al., SiT: Exploring Flow and Diffusion-based Generative Models (2024).
     """
@@ -71,6 +84,11 @@ class EDM(NoiseSchedule):
     Args:
         sigma_max: σ of t = 1.
         sigma_min: the least σ that a grid asks for.
+
+    Example:
+
+    >>> float(EDM()(0.0).sigma), round(float(EDM()(1.0).sigma))
+    (0.0, 80)
 
     Reference:
         Karras et al., Elucidating the Design Space of Diffusion Models (2022), table 1.

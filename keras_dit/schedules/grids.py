@@ -24,6 +24,11 @@ class UniformGrid(TimeGrid):
     There it is what diffusers calls "trailing": a run starts at pure noise whatever the number
     of steps.
 
+    Example:
+
+    >>> UniformGrid()(keras_dit.schedules.RectifiedFlow(), 4).tolist()
+    [1.0, 0.75, 0.5, 0.25, 0.0]
+
     Reference:
         Lin et al., Common Diffusion Noise Schedules and Sample Steps are Flawed (2024), table 2.
     """
@@ -40,6 +45,12 @@ class LeadingGrid(TimeGrid):
     Args:
         offset: what diffusers calls steps_offset.
 
+    Example:
+
+    >>> times = LeadingGrid()(keras_dit.schedules.LinearBeta(), 4)
+    >>> [round(1000 * float(t)) - 1 for t in times[:-1]]
+    [750, 500, 250, 0]
+
     Reference:
         Song et al., Denoising Diffusion Implicit Models (2021), appendix D.2.
     """
@@ -55,6 +66,12 @@ class LeadingGrid(TimeGrid):
 @dataclass(frozen=True)
 class LinspaceGrid(TimeGrid):
     """Steps of a table equally far apart from the last, N − 1, to the first, 0, both included.
+
+    Example:
+
+    >>> times = LinspaceGrid()(keras_dit.schedules.LinearBeta(), 4)
+    >>> [round(1000 * float(t)) - 1 for t in times[:-1]]
+    [999, 666, 333, 0]
 
     Reference:
         Lin et al., Common Diffusion Noise Schedules and Sample Steps are Flawed (2024), table 2.
@@ -74,6 +91,14 @@ class RespacedGrid(TimeGrid):
         sections: the table is cut into as many equal parts as there are numbers, and of each
             part that many steps are taken, equally far apart, both ends included: "250", or
             "10,20,30" from the data to the noise. "ddim50" takes the one stride that gives 50.
+
+    Example:
+
+    >>> RespacedGrid("10,20,30").steps
+    60
+    >>> times = RespacedGrid("ddim4")(keras_dit.schedules.LinearBeta(), 4)
+    >>> [round(1000 * float(t)) - 1 for t in times[:-1]]
+    [750, 500, 250, 0]
 
     Reference:
         Nichol, Dhariwal: Improved Denoising Diffusion Probabilistic Models (2021), section 4.
@@ -129,6 +154,12 @@ def _strides(size, count):
 class ShiftedGrid(TimeGrid):
     """t = s u / (1 + (s − 1) u) of uniform u: for s > 1 more of the run is spent in the noise.
 
+    Example:
+
+    >>> times = ShiftedGrid(3.0)(keras_dit.schedules.RectifiedFlow(), 4)
+    >>> [round(float(t), 2) for t in times]
+    [1.0, 0.9, 0.75, 0.5, 0.0]
+
     Reference:
         Esser et al., Scaling Rectified Flow Transformers (2024), equation 23.
     """
@@ -152,6 +183,12 @@ class LogSNRGrid(TimeGrid):
     Where t = 1 has no signal, λ = −∞ gives way to that of t = 1 − the least time, and the run
     still starts at 1.
 
+    Example:
+
+    >>> times = LogSNRGrid()(keras_dit.schedules.RectifiedFlow(), 4)
+    >>> [round(float(t), 3) for t in times]
+    [1.0, 0.909, 0.091, 0.001, 0.0]
+
     Reference:
         Lu et al., DPM-Solver (2022), section 3.3.
     """
@@ -165,6 +202,12 @@ class LogSNRGrid(TimeGrid):
 @dataclass(frozen=True)
 class KarrasGrid(TimeGrid):
     """(σ / α)^(1/ρ) equally far apart, between the same ends as those of `LogSNRGrid`.
+
+    Example:
+
+    >>> edm = keras_dit.schedules.EDM()
+    >>> [round(float(edm(t).sigma), 2) for t in KarrasGrid()(edm, 4)]
+    [80.0, 9.72, 0.47, 0.0, 0.0]
 
     Reference:
         Karras et al., Elucidating the Design Space of Diffusion Models (2022), equation 5.
@@ -188,6 +231,11 @@ class ArrayGrid(TimeGrid):
 
     Args:
         times: falling, in (0, 1]; the 0 at the end may be left out.
+
+    Example:
+
+    >>> ArrayGrid((1.0, 0.5)).steps
+    2
     """
 
     times: tuple

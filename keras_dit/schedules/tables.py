@@ -81,6 +81,14 @@ def _check_betas(schedule):
 class LinearBeta(TableSchedule):
     """DDPM's table, β linear in the step: what DiT was published with.
 
+    Example:
+
+    >>> schedule = LinearBeta()
+    >>> schedule.betas()[[0, 999]].tolist()
+    [0.0001, 0.02]
+    >>> float(schedule.timestep(0.5))  # the network is given the number of the step
+    499.0
+
     Reference:
         Ho et al., Denoising Diffusion Probabilistic Models (2020), section 4.
     """
@@ -101,6 +109,11 @@ class LinearBeta(TableSchedule):
 class ScaledLinearBeta(TableSchedule):
     """√β linear in the step, as in latent diffusion and Stable Diffusion.
 
+    Example:
+
+    >>> [round(float(beta), 5) for beta in ScaledLinearBeta().betas()[[0, 999]]]
+    [0.00085, 0.012]
+
     Reference:
         Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models (2022).
     """
@@ -120,6 +133,11 @@ class ScaledLinearBeta(TableSchedule):
 @dataclass(frozen=True)
 class CosineBeta(TableSchedule):
     """ᾱ(t) = cos²((t + s) / (1 + s) · π/2) / cos²(s / (1 + s) · π/2), its β at most `largest`.
+
+    Example:
+
+    >>> round(float(CosineBeta()(0.5).alpha) ** 2, 2)  # half of the variance, half-way
+    0.49
 
     Reference:
         Nichol, Dhariwal: Improved Denoising Diffusion Probabilistic Models (2021), equation 17.
@@ -145,6 +163,11 @@ class ZeroTerminalSNR(TableSchedule):
 
     The first step keeps its ᾱ. Without signal the clean sample cannot be had from the noise: the
     prediction has to be `V`, `CleanSample` or `FlowVelocity`.
+
+    Example:
+
+    >>> float(LinearBeta()(1.0).alpha) > 0.006, float(ZeroTerminalSNR(LinearBeta())(1.0).alpha)
+    (True, 0.0)
 
     Reference:
         Lin et al., Common Diffusion Noise Schedules and Sample Steps are Flawed (2024),

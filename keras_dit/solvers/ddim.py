@@ -19,6 +19,15 @@ class DDIM(Solver):
 
     η = 0 is deterministic, (1) with x0 held fixed; η = 1 is DDPM.
 
+    Example:
+
+    >>> def denoise(x, rates):  # exact for data from N(0, 1/4): a run ends at half its noise
+    ...     return keras_dit.Denoised(x * rates.alpha / (rates.alpha**2 + 4 * rates.sigma**2))
+    >>> noise, flow = np.ones((1, 2), "float32"), keras_dit.schedules.RectifiedFlow()
+    >>> x0 = keras_dit.sampler.sample(denoise, noise, flow, steps=100, solver=DDIM())
+    >>> bool(abs(x0[0, 0] - 0.5) < 0.03)
+    True
+
     Reference:
         Song, Meng, Ermon: Denoising Diffusion Implicit Models (2021), equations 12 and 16.
     """
@@ -52,6 +61,11 @@ def EulerAncestral(eta: float = 1.0) -> DDIM:  # noqa: N802 (it stands among cla
     """Euler's method to a lower noise level than asked for, and fresh noise up to it.
 
     k-diffusion's name and η for what is the step of `DDIM`.
+
+    Example:
+
+    >>> EulerAncestral(0.5)
+    DDIM(eta=0.5)
 
     Reference:
         Crowson, k-diffusion (2022), sample_euler_ancestral.

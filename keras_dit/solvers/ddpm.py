@@ -19,6 +19,16 @@ class DDPM(Solver):
     network learned the variance, that is used; else it lies at `variance_fraction`, in
     logarithms, between the posterior's ("fixed small", 0) and β ("fixed large", 1).
 
+    Example:
+
+    >>> def denoise(x, rates):  # exact for data from N(0, 1/4): a run ends there
+    ...     return keras_dit.Denoised(x * rates.alpha / (rates.alpha**2 + 4 * rates.sigma**2))
+    >>> noise = np.random.default_rng(0).normal(size=(2000, 1))
+    >>> flow = keras_dit.schedules.RectifiedFlow()
+    >>> x0 = keras_dit.sampler.sample(denoise, noise, flow, steps=100, solver=DDPM())
+    >>> bool(abs(np.std(ops.convert_to_numpy(x0)) - 0.5) < 0.05)
+    True
+
     Reference:
         Ho et al. (2020), equation 7; Nichol, Dhariwal (2021), equation 15.
     """

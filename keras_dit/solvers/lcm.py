@@ -17,6 +17,12 @@ class LCM(Solver):
     For networks distilled to give the end of the trajectory (consistency models); from an
     ordinary one, whose estimate is a mean, it makes smooth images of too little variety.
 
+    Example:
+
+    >>> # diffusion.generate(labels=[3, 7], steps=4, solver=LCM())
+    >>> LCM().stochastic
+    True
+
     Reference:
         Song et al., Consistency Models (2023), algorithm 1; Luo et al., Latent Consistency
         Models (2023).

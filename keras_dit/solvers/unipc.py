@@ -21,6 +21,15 @@ class UniPC(Solver):
     Args:
         order: of the predictor, 1, 2 or 3; the corrector's is one higher.
 
+    Example:
+
+    >>> def denoise(x, rates):  # exact for data from N(0, 1/4): a run ends at half its noise
+    ...     return keras_dit.Denoised(x * rates.alpha / (rates.alpha**2 + 4 * rates.sigma**2))
+    >>> noise, flow = np.ones((1, 2), "float32"), keras_dit.schedules.RectifiedFlow()
+    >>> x0 = keras_dit.sampler.sample(denoise, noise, flow, steps=20, solver=UniPC())
+    >>> bool(abs(x0[0, 0] - 0.5) < 0.01)
+    True
+
     Reference:
         Zhao et al., UniPC: A Unified Predictor-Corrector Framework (2023), algorithms 1 and 2.
     """

@@ -79,6 +79,14 @@ def load(path: str | os.PathLike | Source, **overrides: Any) -> DiTModel:
     ```python
     network = keras_dit.weights.load("DiT-XL-2-256x256.pt", dtype="mixed_bfloat16")
     ```
+
+    Example:
+
+    >>> network = keras_dit.DiTModel(
+    ...     (8, 8, 4), patch_size=4, hidden_size=16, depth=1, num_heads=2, num_classes=10)
+    >>> export(network, "dit.pt")  # as facebookresearch/DiT saves them
+    >>> load("dit.pt").num_classes
+    10
     """
     return open_source(path).network(**overrides)
 
@@ -141,6 +149,14 @@ def export(
         diffusion.sampling_network(), "digits.pt",
         schedule=diffusion.schedule, prediction=diffusion.prediction)
     ```
+
+    Example:
+
+    >>> network = keras_dit.DiTModel(
+    ...     (8, 8, 4), patch_size=4, hidden_size=16, depth=1, num_heads=2, num_classes=10)
+    >>> export(network, "dit.safetensors", process=keras_dit.processes.named("flow"))
+    >>> keras_dit.Diffusion.from_preset("dit.safetensors").schedule
+    RectifiedFlow(shift=1.0)
     """
     if isinstance(network, (Autoencoder, AutoencoderKL, AutoencoderTiny)):
         autoencoders.export(network, path, format)

@@ -67,6 +67,13 @@ class Checkpoint(keras.callbacks.Callback):
         CorruptCheckpointError: if the folder has checkpoints and none is whole.
         OSError: in `fit`, if a checkpoint cannot be written. Those before it stay.
         Interrupted: in `fit`, after Ctrl-C or SIGTERM.
+
+    Example:
+
+    >>> checkpoint = Checkpoint("run/checkpoints", resume=True)
+    >>> # diffusion.fit(images, labels, epochs=100, callbacks=[checkpoint]); the same line goes on
+    >>> checkpoint.keep
+    3
     """
 
     def __init__(
