@@ -1,11 +1,12 @@
 """Schedule, prediction and objective that belong together.
 
-name   schedule        the network gives     loss                              as in
-ddpm   LinearBeta      the noise             mean square                       Ho et al. (2020)
-dit    LinearBeta      the noise, variance   mean square + variational bound   Peebles, Xie (2023)
-flow   RectifiedFlow   the velocity          mean square, logit-normal times   Esser et al. (2024)
-sit    ReversedFlow    minus the velocity    mean square                       Ma et al. (2024)
-edm    EDM             F of equation 7       mean square, log-normal σ         Karras et al. (2022)
+name         schedule       the network gives    loss                             as in
+ddpm         LinearBeta     the noise            mean square                      Ho et al. 2020
+dit          LinearBeta     the noise, variance  mean square + variational bound  Peebles, Xie 2023
+flow         RectifiedFlow  the velocity         mean square, logit-normal times  Esser et al. 2024
+sit          ReversedFlow   minus the velocity   mean square                      Ma et al. 2024
+lightningdit ReversedFlow   minus the velocity   mean square + direction          Yao et al. 2025
+edm          EDM            F of equation 7      mean square, log-normal σ        Karras et al. 2022
 
 Another one is a line: `processes.NAMED.register("mine", Process(...))`. The command's choices
 and `Diffusion(process=...)` follow.
@@ -17,7 +18,13 @@ from typing import Any
 
 from keras import ops
 
-from keras_dit.objectives import Hybrid, LogitNormalTimes, MeanSquaredError, Objective
+from keras_dit.objectives import (
+    ErrorAndDirection,
+    Hybrid,
+    LogitNormalTimes,
+    MeanSquaredError,
+    Objective,
+)
 from keras_dit.predictions import (
     DataVelocity,
     FlowVelocity,
@@ -158,6 +165,7 @@ NAMED = Registry(
             RectifiedFlow(), FlowVelocity(), MeanSquaredError(times=LogitNormalTimes())
         ),
         "sit": Process(ReversedFlow(), DataVelocity()),
+        "lightningdit": Process(ReversedFlow(), DataVelocity(), ErrorAndDirection()),
         "edm": Process(
             EDM(), Preconditioned(), MeanSquaredError(times=LogitNormalTimes(-1.2, 1.2))
         ),

@@ -25,7 +25,7 @@ from keras_dit import (
 )
 from keras_dit.cli import main
 from keras_dit.conditions import TimestepEmbedding
-from keras_dit.layers import AdaLNBlock, LayerNorm, RMSNorm, SelfAttention, SwiGLU
+from keras_dit.layers import MLP, AdaLNBlock, LayerNorm, RMSNorm, SelfAttention, SwiGLU
 from keras_dit.serialization import register
 from keras_dit.weights import layout
 from keras_dit.weights.files import Stored, pytorch
@@ -363,7 +363,8 @@ def test_a_network_that_is_told_something_else_is_refused(tmp_path):
     "parts",
     [
         {"block": AdaLNBlock(2, norm=RMSNorm())},
-        {"block": AdaLNBlock(2, mlp=SwiGLU())},
+        {"block": AdaLNBlock(2, mlp=MLP(activation="relu"))},
+        {"block": AdaLNBlock(2, mlp=SwiGLU()), "final_norm": LayerNorm(1e-5)},
         {"block": AdaLNBlock(2, attention=SelfAttention(2, qk_norm=LayerNorm()))},
         {"block": AdaLNBlock(2, norm=LayerNorm(1e-5))},  # of both norms: nobody has that
         {"block": AdaLNBlock(4)},  # num_heads=2 would be exported
@@ -373,6 +374,15 @@ def test_a_network_that_is_told_something_else_is_refused(tmp_path):
 def test_a_network_of_other_parts_is_refused(parts, tmp_path):
     with pytest.raises(ValueError, match="of other parts than DiT's cannot be exported"):
         weights.export(DiTModel((4, 4, 1), **SMALL, **parts), tmp_path / "x.pt")
+
+
+def test_the_parts_of_lightningdit_travel(tmp_path):
+    """Without rotary positions no tensor's shape says the number of heads."""
+    network = DiTModel((4, 4, 1), **SMALL, block=AdaLNBlock(2, mlp=SwiGLU()))
+    weights.export(network, tmp_path / "x.pt")
+    again = weights.load(tmp_path / "x.pt")
+    assert again.blocks[0].attention.num_heads == 2
+    assert isinstance(again.blocks[0].mlp, SwiGLU)
 
 
 def test_the_parts_of_diffusers_travel_to_every_format(tmp_path):

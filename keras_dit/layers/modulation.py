@@ -9,7 +9,7 @@ from keras_dit import backend
 from keras_dit.layers.context import as_context
 from keras_dit.layers.linear import TokenDense
 from keras_dit.layers.norms import LayerNorm, modulate
-from keras_dit.layers.parts import shapes_of_today
+from keras_dit.layers.parts import copy_part, load_parts, save_part, shapes_of_today
 from keras_dit.layers.patches import unpatchify
 from keras_dit.serialization import register
 
@@ -33,6 +33,7 @@ class FinalLayer(keras.layers.Layer):
     Args:
         output_shape: (H, W, O) of the image.
         patch_size: side p of a patch in pixels.
+        norm: of the tokens, an unbuilt layer; None: `LayerNorm()`.
 
     Call:
         tokens (B, (H/p) (W/p), D), a `Context` or its vector (B, D) -> image (B, H, W, O).
@@ -44,11 +45,13 @@ class FinalLayer(keras.layers.Layer):
     (1, 4, 6, 3)
     """
 
-    def __init__(self, output_shape: tuple, patch_size: int, **kwargs):
+    def __init__(
+        self, output_shape: tuple, patch_size: int, norm: keras.Layer | None = None, **kwargs
+    ):
         super().__init__(**kwargs)
         self.image_shape = tuple(output_shape)
         self.patch_size = patch_size
-        self.norm = LayerNorm(dtype=self.dtype_policy, name="norm")
+        self.norm = copy_part(norm or LayerNorm(), "norm", self)
 
     def build(self, tokens_shape: tuple, context_shape: Any = None) -> None:
         width = tokens_shape[-1]
@@ -79,4 +82,8 @@ class FinalLayer(keras.layers.Layer):
 
     def get_config(self) -> dict:
         own = {"output_shape": self.image_shape, "patch_size": self.patch_size}
-        return {**super().get_config(), **own}
+        return {**super().get_config(), **own, "norm": save_part(self.norm)}
+
+    @classmethod
+    def from_config(cls, config: dict) -> Any:
+        return cls(**load_parts(config, "norm"))

@@ -109,11 +109,22 @@ class Rotary(keras.layers.Layer):
         return ops.cast(ops.reshape(turned, (-1, *shape[1:])), x.dtype)
 
     def _turns(self, positions, count):
-        frequency = self.theta ** (-np.arange(count, dtype="float64") / count)
-        frequency = ops.convert_to_tensor(frequency, "float32")
+        frequency = ops.convert_to_tensor(self._frequencies(count), "float32")
         angle = ops.expand_dims(ops.cast(positions, "float32"), -1) * frequency  # (T, 2, d/4)
         angle = ops.reshape(angle, (-1, 2 * count, 1))
         return ops.cos(angle), ops.sin(angle)
+
+    def _frequencies(self, count):
+        return self.theta ** (-np.arange(count, dtype="float64") / count)
+
+    def angles(self, positions: np.ndarray, count: int) -> np.ndarray:
+        """By how much each pair of a head's numbers is turned, numpy float64 (T, 2 count).
+
+        Args:
+            positions: (T, 2), row and column.
+            count: a quarter of the head's width.
+        """
+        return (positions[..., None] * self._frequencies(count)).reshape(-1, 2 * count)
 
     def compute_output_shape(self, x_shape: tuple, positions_shape: Any = None) -> tuple:
         return x_shape

@@ -50,6 +50,7 @@ class DiTModel(Network):
         block: what `depth` copies are made of, an unbuilt layer that is called with tokens, a
             `Context` and positions; None: `AdaLNBlock(num_heads, mlp_ratio)`.
         time: the embedding of the time, an unbuilt layer; None: `TimestepEmbedding()`.
+        final_norm: the norm before the last linear map, an unbuilt layer; None: `LayerNorm()`.
         dtype: a Keras dtype policy such as "mixed_bfloat16". Time features and the output are
             float32 under any policy.
 
@@ -93,6 +94,7 @@ class DiTModel(Network):
         remat: bool = False,
         block: keras.Layer | None = None,
         time: keras.Layer | None = None,
+        final_norm: keras.Layer | None = None,
         label_dropout: float | None = None,  # the name of condition_dropout in 0.1.0
         trainable: bool = True,
         **kwargs,
@@ -120,13 +122,14 @@ class DiTModel(Network):
         _check(self.config, conditions, block)
         # As configurations: of layers among its attributes Keras would think that they are its own.
         self.config["conditions"] = {n: self._saved(c, n) for n, c in conditions.items()}
-        self.config |= {"block": self._saved(block, "block"), "time": self._saved(time, "time")}
+        parts = {"block": block, "time": time, "final_norm": final_norm}
+        self.config |= {name: self._saved(part, name) for name, part in parts.items()}
         self.remat = remat
         self.image_shape = self.config["input_shape"]
         self.condition_dropout = self.config["condition_dropout"]
         self.learned_variance = self.config["learned_variance"]
         self.output_channels = output_channels_of(self.config)
-        self._create_layers(conditions, block, time)
+        self._create_layers(conditions, block, time, final_norm)
         self.build()
         self.trainable = trainable  # now that there are layers to tell
 
@@ -135,8 +138,9 @@ class DiTModel(Network):
         """A new network of a published size, or one with published weights.
 
         Args:
-            preset: "dit_s_2" … "dit_xl_8": size s, b, l or xl, patch 2, 4 or 8. Or what holds
-                weights (`keras_dit.weights.load`): a file, a folder, `hf://owner/name`.
+            preset: "dit_s_2" … "dit_xl_8": size s, b, l or xl, patch 2, 4 or 8; or
+                "lightningdit_b_1" … "lightningdit_xl_2". Or what holds weights
+                (`keras_dit.weights.load`): a file, a folder, `hf://owner/name`.
             **overrides: the other arguments of `DiTModel`; a new network needs `input_shape`.
 
         Raises:
@@ -152,7 +156,7 @@ class DiTModel(Network):
         """A part as the configuration holds it, by the name that it has here."""
         return part and save_part(copy_part(part, name, self))
 
-    def _create_layers(self, conditions, block, time):
+    def _create_layers(self, conditions, block, time, final_norm):
         config, dtype = self.config, self.dtype_policy
         width, sized = config["hidden_size"], {"hidden_size": config["hidden_size"]}
         self.patches = PatchEmbedding(config["patch_size"], width, dtype=dtype, name="patches")
@@ -171,7 +175,8 @@ class DiTModel(Network):
             )
         self.blocks = [copy_part(block, f"block_{i}", self) for i in range(config["depth"])]
         output_shape = (*self.image_shape[:2], self.output_channels)
-        self.final = FinalLayer(output_shape, config["patch_size"], dtype=dtype, name="final")
+        patch = config["patch_size"]
+        self.final = FinalLayer(output_shape, patch, final_norm, dtype=dtype, name="final")
 
     def build(self, *_) -> None:
         height, columns, _ = self.image_shape
@@ -256,8 +261,8 @@ class DiTModel(Network):
 
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> Any:
-        config = load_parts(legacy.translated("DiTModel", config), "block", "time", "conditions")
-        return cls(**config)
+        config = legacy.translated("DiTModel", config)
+        return cls(**load_parts(config, "block", "time", "conditions", "final_norm"))
 
 
 def output_channels_of(config: Mapping[str, Any]) -> int:

@@ -90,6 +90,7 @@ class Diffusers(Format):
 
     def export(self, network, path, facts=None):
         folder = pathlib.Path(path)
+        layout.check_parts(network)
         _check_export(network)
         tensors = _foreign(layout.save(network), network.config["depth"])
         notes = {} if facts is None else {travelling.NAME: travelling.text(facts)}

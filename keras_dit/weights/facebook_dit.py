@@ -1,7 +1,9 @@
-"""The files of facebookresearch/DiT and of SiT, whose tensors have the same names.
+"""The files of facebookresearch/DiT, SiT and LightningDiT, whose tensors have the same names.
 
 A release is a bare state dict; a checkpoint of their train.py holds `model`, `ema`, `opt` and
 `args`, and its average is what gives the images. The same names may come as .safetensors.
+LightningDiT has norms with gains, SwiGLU and rotary positions beside, each by choice: the tensors
+say which.
 """
 
 import functools
@@ -9,17 +11,20 @@ import importlib.resources
 import math
 import re
 
+import numpy as np
+
+from keras_dit.layers import RMSNorm, SwiGLU
 from keras_dit.networks import SIZES
+from keras_dit.networks.presets import lightning_parts
 from keras_dit.weights import facts as travelling
 from keras_dit.weights import files, layout
 from keras_dit.weights.files import Stored, some
 from keras_dit.weights.format import Format
-from keras_dit.weights.source import Source, dit, sit
+from keras_dit.weights.source import Source, dit, lightning, sit
 from keras_dit.weights.source import channels as output_channels
 
 _PREFIX = re.compile(r"(module\.|_orig_mod\.)+")  # of DistributedDataParallel, torch.compile
 _OTHERS = {  # parts that DiT does not have: whose they are
-    r"q_norm|k_norm|mlp\.w12|mlp\.w3|norm1\.weight": "LightningDiT's norms, SwiGLU or RMSNorm",
     r"^projectors\.": "REPA's projectors",
     r"\.cond_proj\.|^omega_embedder": "an embedder of the guidance's scale",
     r"\.lora_": "adapters of PEFT, which have to be merged into their network first",
@@ -34,7 +39,7 @@ _STATES = {  # of a checkpoint: what is looked for first, and what is said of it
 class FacebookDiT(Format):
     """A file of facebookresearch/DiT, of its train.py, or of SiT."""
 
-    title = "a .pt or .safetensors file of facebookresearch/DiT or SiT"
+    title = "a .pt or .safetensors file of facebookresearch/DiT, SiT or LightningDiT"
     suffixes = (".pt", ".safetensors")
     keeps_facts = True
 
@@ -47,9 +52,15 @@ class FacebookDiT(Format):
         tensors = _tensors(content if key is None else content[key], path)
         facts = travelling.parsed(files.note(path, travelling.NAME), path)
         process, notes = _process(content.get("args") or {}, facts, path)
+        modern = _modern(tensors, facts, path)
+        if modern and not facts.get("process"):
+            process, notes = lightning, ()
         if key is not None:
             notes = (_STATES[key], *notes)
-        config = {**_config(tensors, path, process is not dit), **facts["network"]}
+        config = {**_config(tensors, path, process is not dit), **facts["network"], **modern}
+        if modern:
+            config.pop("mlp_epsilon", None)  # its block says it
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in _TABLES}
         names = facts.get("class_names") or _imagenet(config)
         names = names and tuple(names)
         codec = functools.partial(travelling.codec, facts, path)
@@ -60,7 +71,12 @@ class FacebookDiT(Format):
 
     def export(self, network, path, facts=None):
         notes = {} if facts is None else {travelling.NAME: travelling.text(facts)}
-        files.write(layout.save(network), path, notes)
+        chosen = _chosen(network)
+        layout.check_parts(network, **chosen)
+        tensors = layout.save(network)
+        if chosen and network.blocks[0].attention.positions is not None:
+            tensors |= _rotary_tables(network)
+        files.write(tensors, path, notes)
 
 
 def _tensors(state, path):
@@ -106,13 +122,83 @@ def _inferred(shapes, sit):
         "hidden_size": width,
         "depth": len(blocks),
         "num_classes": shapes["y_embedder.embedding_table.weight"][0] - 1,
-        "mlp_ratio": shapes["blocks.0.mlp.fc1.weight"][0] / width,
+        "mlp_ratio": _ratio(shapes, width),
         **output_channels(shapes["final_layer.linear.weight"][0] // patch**2, channels, not sit),
     }
     for size, depth, heads in SIZES.values():
         if (size, depth) == (width, len(blocks)):
             config["num_heads"] = heads
     return config
+
+
+# LightningDiT's parts
+
+_TABLES = ("feat_rope.freqs_cos", "feat_rope.freqs_sin")
+_PARTS = {  # a tensor that a part has
+    "rms": "blocks.0.norm1.weight",
+    "qk_norm": "blocks.0.attn.q_norm.weight",
+    "swiglu": "blocks.0.mlp.w12.weight",
+    "rotary": _TABLES[0],
+}
+
+
+def _modern(tensors, facts, path):
+    """The arguments of `DiTModel` by which a LightningDiT differs from a DiT; none: it does not."""
+    has = {part: name in tensors for part, name in _PARTS.items()}
+    if not any(has.values()):
+        return {}
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    width = shapes["x_embedder.proj.weight"][0]
+    if shapes.get("blocks.0.adaLN_modulation.1.weight") == (4 * width, width):
+        raise ValueError(f"{path} is a LightningDiT without shifts in its norms (wo_shift)")
+    heads = next((width // shapes[_PARTS[n]][-1] for n in ("rotary", "qk_norm") if has[n]), None)
+    heads = heads or facts["network"].get("num_heads")
+    if heads is None:
+        raise ValueError(
+            f"{path} is a LightningDiT without rotary positions and query-key norms, which does "
+            "not say how many heads its attention has"
+        )
+    ratio = _ratio(shapes, width)
+    return {
+        "num_heads": heads,
+        "mlp_ratio": ratio,
+        **lightning_parts(heads, ratio, **has),
+    }
+
+
+def _ratio(shapes, width):
+    """Width of the MLP over that of the tokens; SwiGLU's hidden layer has 2/3 of it."""
+    if "blocks.0.mlp.w3.weight" not in shapes:
+        return shapes["blocks.0.mlp.fc1.weight"][0] / width
+    hidden = shapes["blocks.0.mlp.w3.weight"][1]
+    usual = 4.0
+    return usual if int(width * usual * 2 / 3) == hidden else (hidden + 0.5) * 1.5 / width
+
+
+def _chosen(network):
+    """The parts of a network as LightningDiT chooses them, as `layout.check_parts` takes them."""
+    block, final = network.blocks[0], network.final.norm
+    attention = getattr(block, "attention", None)
+    has = {
+        "rms": isinstance(final, RMSNorm),
+        "qk_norm": getattr(attention, "query_norm", None) is not None,
+        "swiglu": isinstance(getattr(block, "mlp", None), SwiGLU),
+        "rotary": getattr(attention, "positions", None) is not None,
+    }
+    if not any(has.values()):
+        return {}
+    return lightning_parts(attention.num_heads, block.mlp_ratio, **has)
+
+
+def _rotary_tables(network):
+    """cos and sin of the angles by which a head's numbers are turned, (T, D/H) each."""
+    rotary, head = network.blocks[0].attention.positions, network.config["hidden_size"]
+    head //= network.blocks[0].attention.num_heads
+    angles = np.repeat(rotary.angles(network.grid, head // 4), 2, axis=-1)  # (T, D/H)
+    tables = [np.cos(angles).astype("float32"), np.sin(angles).astype("float32")]
+    return {
+        name: Stored(table.shape, lambda table=table: table) for name, table in zip(_TABLES, tables)
+    }
 
 
 def _imagenet(config):

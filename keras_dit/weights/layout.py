@@ -1,7 +1,8 @@
 """Where each tensor of facebookresearch/DiT lies in a `DiTModel`, and how it is turned.
 
-The names of facebookresearch/DiT are the common ones here: another format gives and takes its
-tensors under them. With D the hidden size, p the patch, C and O the channels of input and output:
+The names of facebookresearch/DiT are the common ones here, with those that LightningDiT has beside
+them: another format gives and takes its tensors under them. With D the hidden size, p the patch, C
+and O the channels of input and output:
 
     a linear map       (out, in)      Keras: (in, out)
     the patches' map   (D, C, p, p)   Keras: (p p C, D)
@@ -15,45 +16,37 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dit import backend
 from keras_dit.conditions import TimestepEmbedding
-from keras_dit.layers import AdaLNBlock, LayerNorm, sincos_positions
+from keras_dit.layers import AdaLNBlock, LayerNorm, SwiGLU, sincos_positions
 from keras_dit.networks import DiTModel
-from keras_dit.networks.dit import output_channels_of
 from keras_dit.notices import warn
 from keras_dit.weights.files import Stored, some
 
 
 def shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """{name: shape} of every tensor of a network.
+    """{name: shape} of every tensor of a network, asked of one that has no memory for its numbers.
 
     Args:
         config: arguments of `DiTModel` as a dict.
     """
-    height, columns, channels = config["input_shape"]
-    width, patch = config["hidden_size"], config["patch_size"]
-    mlp = int(width * config.get("mlp_ratio", 4.0))
-    result = {
-        "pos_embed": (1, height * columns // patch**2, width),
-        "x_embedder.proj.weight": (width, channels, patch, patch),
-        "x_embedder.proj.bias": (width,),
-        **_linear("t_embedder.mlp.0", 256, width),
-        **_linear("t_embedder.mlp.2", width, width),
-        "y_embedder.embedding_table.weight": (config["num_classes"] + 1, width),
+    small = {"name": "shapes", "num_heads": 1, **config, "depth": 1}  # of any number of heads
+    network = backend.without_memory(lambda: DiTModel.from_config(small))
+    patch, channels = config["patch_size"], config["input_shape"][-1]
+    found = {}
+    for name, variable in variables(network).items():
+        shape = tuple(variable.shape)
+        if name == "x_embedder.proj.weight":
+            shape = (shape[1], channels, patch, patch)
+        found[name] = shape[::-1] if _transposed(name, shape) else shape
+    first, start = "blocks.0.", {n: s for n, s in found.items() if not n.startswith("final_layer.")}
+    others = {
+        name.replace(first, f"blocks.{i}."): shape
+        for i in range(1, config["depth"])
+        for name, shape in found.items()
+        if name.startswith(first)
     }
-    for i in range(config["depth"]):
-        result |= {
-            **_linear(f"blocks.{i}.attn.qkv", width, 3 * width),
-            **_linear(f"blocks.{i}.attn.proj", width, width),
-            **_linear(f"blocks.{i}.mlp.fc1", width, mlp),
-            **_linear(f"blocks.{i}.mlp.fc2", mlp, width),
-            **_linear(f"blocks.{i}.adaLN_modulation.1", width, 6 * width),
-        }
-    result |= _linear("final_layer.linear", width, patch**2 * output_channels_of(config))
-    return result | _linear("final_layer.adaLN_modulation.1", width, 2 * width)
-
-
-def _linear(name, inputs, outputs):
-    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+    return {**start, **others, **found}
 
 
 def _maps(network):
@@ -66,12 +59,26 @@ def _maps(network):
         "final_layer.adaLN_modulation.1": network.final.modulation,
     }
     for i, block in enumerate(network.blocks):
+        mlp = ("w12", "w3") if isinstance(block.mlp, SwiGLU) else ("fc1", "fc2")
         result |= {
             f"blocks.{i}.attn.qkv": block.attention.qkv,
             f"blocks.{i}.attn.proj": block.attention.projection,
-            f"blocks.{i}.mlp.fc1": block.mlp_in,
-            f"blocks.{i}.mlp.fc2": block.mlp_out,
+            f"blocks.{i}.mlp.{mlp[0]}": block.mlp_in,
+            f"blocks.{i}.mlp.{mlp[1]}": block.mlp_out,
             f"blocks.{i}.adaLN_modulation.1": block.modulation,
+        }
+    return result
+
+
+def _norms(network):
+    """{name: layer} of a `DiTModel`'s norms."""
+    result = {"final_layer.norm_final": network.final.norm}
+    for i, block in enumerate(network.blocks):
+        result |= {
+            f"blocks.{i}.norm1": block.attention_norm,
+            f"blocks.{i}.norm2": block.mlp_norm,
+            f"blocks.{i}.attn.q_norm": block.attention.query_norm,
+            f"blocks.{i}.attn.k_norm": block.attention.key_norm,
         }
     return result
 
@@ -84,6 +91,9 @@ def variables(network: DiTModel) -> dict:
     }
     for name, layer in _maps(network).items():
         result |= {f"{name}.weight": layer.kernel, f"{name}.bias": layer.bias}
+    for name, norm in _norms(network).items():
+        parts = {"weight": getattr(norm, "gain", None), "bias": getattr(norm, "bias", None)}
+        result |= {f"{name}.{kind}": part for kind, part in parts.items() if part is not None}
     return result
 
 
@@ -162,19 +172,30 @@ def own_positions(tensors: Mapping[str, Stored], config: Mapping[str, Any]) -> b
     return not np.allclose(tensor.read()[0].astype("float32"), usual, rtol=0, atol=4e-3)
 
 
-def _check_parts(network):
-    """Raise ValueError for a block or a time embedding of other parts than DiT's and diffusers'."""
-    block, time, config = network.blocks[0], network.time, network.config
-    epsilon = getattr(getattr(block, "mlp_norm", None), "epsilon", None)
-    norms = (LayerNorm(), LayerNorm(epsilon or 1e-6))
-    theirs = {
-        "block": AdaLNBlock(config["num_heads"], config["mlp_ratio"], norm=norms),
-        "time": TimestepEmbedding(time.hidden_size, frequency_shift=time.frequency_shift)
-        if type(time) is TimestepEmbedding
-        else TimestepEmbedding(),
+def check_parts(network: DiTModel, block: AdaLNBlock | None = None, final_norm: Any = None) -> None:
+    """Raise ValueError for other parts than a format's.
+
+    Args:
+        network: a `DiTModel`.
+        block, final_norm: those of the format; None: as DiT and diffusers have them.
+    """
+    time, config = network.time, network.config
+    if block is None:
+        epsilon = getattr(getattr(network.blocks[0], "mlp_norm", None), "epsilon", None)
+        norms = (LayerNorm(), LayerNorm(epsilon or 1e-6))
+        block = AdaLNBlock(config["num_heads"], config["mlp_ratio"], norm=norms)
+    parts = {
+        "block": (network.blocks[0], block),
+        "final_norm": (network.final.norm, final_norm or LayerNorm()),
+        "time": (
+            time,
+            TimestepEmbedding(time.hidden_size, frequency_shift=time.frequency_shift)
+            if type(time) is TimestepEmbedding
+            else TimestepEmbedding(),
+        ),
     }
-    for name, part in (("block", block), ("time", time)):
-        if _saved(part) != _saved(theirs[name]):
+    for name, (ours, theirs) in parts.items():
+        if _saved(ours) != _saved(theirs):
             raise ValueError(
                 "a network of other parts than DiT's cannot be exported. "
                 f"Received: {name}={config[name]}"
@@ -207,7 +228,6 @@ def save(network: DiTModel) -> dict[str, Stored]:
         raise ValueError(
             f"a network that is told more than its class cannot be exported. Received: {others}"
         )
-    _check_parts(network)
     layers = _maps(network).values()
     if any(getattr(layer, "quantization_mode", None) for layer in layers):
         raise ValueError("a quantized network cannot be exported: export it before quantize()")
@@ -221,5 +241,5 @@ def save(network: DiTModel) -> dict[str, Stored]:
 
         return Stored(shape, read)
 
-    expected = shapes({**network.config, "num_classes": network.num_classes})
+    expected = shapes(network.config)
     return {name: stored(name, v, expected[name]) for name, v in variables(network).items()}

@@ -36,6 +36,11 @@ def sit(network: DiTModel) -> dict[str, Any]:
     return _named("sit", network)
 
 
+def lightning(network: DiTModel) -> dict[str, Any]:
+    """How LightningDiT was trained: on latents that are normalised by their own statistics."""
+    return {**_named("lightningdit", network), "codec": codecs.Latents(1.0)}
+
+
 def _named(name, network):
     process = processes.fitted(processes.named(name), network)
     return {"process": process, "codec": codec(network)}
