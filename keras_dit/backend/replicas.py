@@ -31,6 +31,7 @@ __all__ = [
     "agreed",
     "anywhere",
     "barrier",
+    "can_decide",
     "drawn",
     "leads",
     "mean",
@@ -137,6 +138,15 @@ def share(model: keras.Model) -> int:
         return processes()[1]
     mesh = distribution.device_mesh
     return mesh.shape[mesh.axis_names.index(distribution.batch_dim_name)]
+
+
+def can_decide(model: keras.Model) -> bool:
+    """Whether an optimizer of Keras may decide within a step whether it moves.
+
+    Not on the replicas of a strategy of TensorFlow: there they cannot meet
+    (github.com/keras-team/keras/issues/18666 and 20582).
+    """
+    return BACKEND != "tensorflow" or share(model) == 1
 
 
 def leads() -> bool:

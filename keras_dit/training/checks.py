@@ -28,12 +28,8 @@ def compiling(arguments: dict) -> None:
 
 
 def replicated(optimizer: Any, model: Any) -> None:
-    """Raise ValueError for an optimizer that a strategy of TensorFlow cannot move on its replicas.
-
-    Keras decides within such a step whether it moves, and there replicas cannot meet
-    (github.com/keras-team/keras/issues/18666 and 20582).
-    """
-    if backend.BACKEND != "tensorflow" or backend.share(model) == 1:
+    """Raise ValueError for an optimizer that the model's devices cannot move together."""
+    if backend.can_decide(model):
         return
     decides = optimizer.gradient_accumulation_steps or model.network.compute_dtype == "float16"
     if decides or isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
