@@ -33,7 +33,9 @@ def begun():
         program = PROGRAM.format(work=work)
         command = [sys.executable, "-c", program, interrupts.__file__]
         pipe = subprocess.PIPE
-        processes.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True))
+        # A shell that runs the tests in the background has them ignore Ctrl-C.
+        heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+        processes.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, **heard))
         assert processes[0].stdout.readline() == "ready\n"
         return processes[0]
 
