@@ -271,7 +271,7 @@ class Diffusion(Trainer):
         condition, count = checks.requested(self.network, labels, conditions, num_images)
         solver = checks.instance("solver", solver, DDIM, Solver)
         guidance = checks.instance("guidance", guidance, Unguided, Guidance)
-        guidance.check(self.network)
+        guidance = guidance.prepared(self.network)
         times = sampling.run_times(self.schedule, steps, grid)
         sampling.check_seed(seed, count)
         if cache is not None:

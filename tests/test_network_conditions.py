@@ -169,3 +169,63 @@ def test_a_negative_label_that_the_network_does_not_have_is_refused(settings, me
     weak = guidance.Clipped(guidance.NegativeLabel(**settings))
     with pytest.raises(ValueError, match=message):
         diffusion.generate(conditions={"label": [0]}, guidance=weak)
+
+
+def two_conditions():
+    """A denoiser of two conditions, and what it is asked for."""
+    x, _, y = inputs()
+    diffusion = keras_dit.Diffusion(make(), ema=None)
+    rates = keras_dit.Rates(*map(ops.convert_to_tensor, diffusion.schedule(0.4)))
+    told = tree.map_structure(ops.convert_to_tensor, y)
+    return diffusion.network, diffusion.denoiser(), ops.convert_to_tensor(x), rates, told
+
+
+def test_each_condition_has_a_scale_of_its_own():
+    network, denoiser, x, rates, y = two_conditions()
+
+    def x0(told):
+        return numpy(denoiser(x, rates, told).x0)
+
+    def guided(**scales):
+        chosen = guidance.PerCondition(scales).prepared(network)
+        return numpy(chosen(denoiser, y)(x, rates).x0)
+
+    null = tree.map_structure(ops.convert_to_tensor, network.null(4))
+    nothing, label, both = x0(null), x0({**null, "label": y["label"]}), x0(y)
+    expected = nothing + 2.0 * (label - nothing) + 5.0 * (both - label)
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(guided(label=2.0, age=5.0), expected, atol=1e-4 * scale)
+    plain = numpy(guidance.ClassifierFree(3.0)(denoiser, y)(x, rates).x0)
+    np.testing.assert_allclose(guided(label=3.0, age=3.0), plain, atol=1e-4 * scale)
+    np.testing.assert_allclose(guided(age=1.0), both, atol=1e-4 * scale)
+    assert guidance.PerCondition({"label": 1, "age": 1.0}).simplified(None, None, 4) == (
+        guidance.Unguided()
+    )
+
+
+def test_values_may_be_told_that_an_image_is_kept_away_from():
+    """The other conditions as they were said; one value is for all samples."""
+    network, denoiser, x, rates, y = two_conditions()
+    away = {**y, "age": ops.convert_to_tensor(np.tile([[3.0, np.nan]], (4, 1)).astype("float32"))}
+    strong, weak = (numpy(denoiser(x, rates, told).x0) for told in (y, away))
+    chosen = guidance.Negative(3.0, told={"age": [3.0, np.nan]}).prepared(network)
+    expected = weak + 3.0 * (strong - weak)
+    found = numpy(chosen(denoiser, y)(x, rates).x0)
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("make_guidance", "message"),
+    [
+        (lambda: guidance.Negative(told={"name": "x"}), r"told must be by the names.* label, age"),
+        (lambda: guidance.Negative(told={"label": 9}), r"labels must lie in 0 \.\.\. 2"),
+        (lambda: guidance.Negative(told={}), "told must be values by name"),
+        (lambda: guidance.PerCondition({"name": 2.0}), "scales must be by the names"),
+        (lambda: guidance.PerCondition({"age": [1.0, 2.0]}), "a number for each"),
+        (lambda: guidance.PerCondition({"age": float("nan")}), "finite"),
+        (lambda: guidance.PerCondition({}), "numbers by the names of conditions"),
+    ],
+)
+def test_guidance_by_what_the_network_is_not_told_is_refused(make_guidance, message):
+    with pytest.raises(ValueError, match=message):
+        guidance.Clipped(make_guidance()).prepared(make())

@@ -24,7 +24,9 @@ MODULES = (caching, codecs, guidance, objectives, predictions, processes, schedu
 
 # What has no defaults.
 ARGUMENTS = {
+    "Negative": {"told": {"text": "blurred", "age": [61.5, 2]}},
     "NegativeLabel": {"label": 3},
+    "PerCondition": {"scales": {"label": 1.5, "text": 4.0}},
     "ArrayGrid": {"times": (1.0, 0.5)},
     "Process": {"schedule": schedules.LinearBeta(), "prediction": predictions.Noise()},
 }

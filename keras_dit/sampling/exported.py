@@ -57,7 +57,7 @@ class Sampler(Exportable):
         times = loop.run_times(denoiser.schedule, steps, grid)
         self.solver = Solver.checked("solver", DDIM() if solver is None else solver)
         guidance = Guidance.checked("guidance", Unguided() if guidance is None else guidance)
-        guidance.check(denoiser.network)
+        guidance = guidance.prepared(denoiser.network)
         self.guidances = self._guidances(guidance, times)
         rates = loop.run_rates(denoiser.schedule, times)
         # On the host: what is traced is to hold them as numbers.
