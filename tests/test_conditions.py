@@ -140,6 +140,26 @@ def test_unknown_numbers_do_not_matter_and_are_no_zero():
     np.testing.assert_allclose(numpy(layer(value).vector), expected, atol=1e-5)
 
 
+def test_a_number_with_a_period_comes_round_again():
+    layer = draw_weights_of(Vector(2, mean=1.0, period=(None, 360), hidden_size=8))
+    again = type(layer).from_config(layer.get_config())
+    again.build(None)
+    again.set_weights(layer.get_weights())
+    values = np.array([[3.0, 10.0], [3.0, 370.0], [3.0, -1.0], [3.0, 359.0], [3.0, 1.0]], "float32")
+    one, same, end, there, near = numpy(again(values).vector)
+    np.testing.assert_allclose(same, one, atol=1e-4)
+    np.testing.assert_allclose(there, end, atol=1e-4)
+    assert 0 < np.abs(near - there).max() < 0.5 * np.abs(one - there).max()
+    weights = {k: v.astype("float64") for k, v in weights_of(layer).items()}
+    features = [[2.0, 0.0, 0.0, 1.0, 0.0]]  # the angle is not known: neither cosine nor sine
+    expected = dense(weights, "mlp_out", silu(dense(weights, "mlp_in", np.array(features))))
+    unknown = numpy(layer(np.array([[3.0, np.nan]], "float32")).vector)
+    np.testing.assert_allclose(unknown, expected, atol=1e-5)
+    for wrong in (0, -1.0, (1.0,), (None, float("inf"))):
+        with pytest.raises(ValueError, match="period must be above 0 or None"):
+            Vector(2, period=wrong)
+
+
 def test_numbers_are_checked_on_the_host():
     layer = Vector(2, hidden_size=4)
     np.testing.assert_array_equal(

@@ -8,13 +8,14 @@ from keras.src.testing import TestCase
 from reference import draw_weights, run
 
 import keras_dit
-from keras_dit.conditions import Label, TimestepEmbedding, Tokens, Vector
+from keras_dit.conditions import Label, Text, TimestepEmbedding, Tokens, Vector, WordEncoder
 from keras_dit.conditions.base import ContextParts
 from keras_dit.layers import (
     MLP,
     AdaLNBlock,
     Context,
     CrossAttention,
+    EncoderBlock,
     FinalLayer,
     InContextAttention,
     LayerNorm,
@@ -45,6 +46,7 @@ LAYERS = [
     (MLP, {"ratio": 2.0}, (2, 5, 8), (2, 5, 8), 4),
     (SwiGLU, {}, (2, 5, 12), (2, 5, 12), 4),
     (SelfAttention, {"num_heads": 2, "qk_norm": RMSNorm()}, (2, 5, 8), (2, 5, 8), 6),
+    (EncoderBlock, {"num_heads": 2}, (2, 5, 8), (2, 5, 8), 14),
     (PatchEmbedding, {"patch_size": 2, "hidden_size": 8}, (2, 4, 6, 3), (2, 6, 8), 2),
     (
         CrossAttention,
@@ -113,15 +115,21 @@ def test_kerass_own_test_of_layers(layer, arguments, shape, output, weights):
         (Label(5, hidden_size=8), (2,), {"vector": (2, 8)}, 1),
         (Vector(3, hidden_size=8), (2, 3), {"vector": (2, 8)}, 4),
         (Tokens(6, 4, hidden_size=8), (2, 4, 6), {"tokens": (2, 5, 8), "mask": (2, 5)}, 3),
+        (
+            Text(4, WordEncoder(["a"], depth=1, num_heads=2), hidden_size=8),
+            (2, 4),
+            {"tokens": (2, 4, 8), "mask": (2, 4)},
+            18,
+        ),
     ],
-    ids=["Label", "Vector", "Tokens"],
+    ids=["Label", "Vector", "Tokens", "Text"],
 )
 def test_kerass_own_test_of_conditions(condition, shape, output, weights):
     TestCase().run_layer_test(
         ContextParts,
         init_kwargs={"condition": condition},
         input_shape=shape,
-        input_dtype="int32" if isinstance(condition, Label) else "float32",
+        input_dtype="int32" if isinstance(condition, (Label, Text)) else "float32",
         expected_output_shape=output,
         expected_num_trainable_weights=weights,
         expected_num_non_trainable_weights=0,

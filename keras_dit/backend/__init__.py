@@ -55,6 +55,7 @@ from keras_dit.backend.replicas import (
     spread,
     whole,
 )
+from keras_dit.backend.tensorflow_data import mapped_on_host
 from keras_dit.backend.training import (
     apply_gradients,
     branch,
@@ -104,6 +105,7 @@ __all__ = [
     "leads",
     "linear",
     "linear_gelu",
+    "mapped_on_host",
     "mean",
     "modulated_layer_norm",
     "move_averages",

@@ -99,6 +99,16 @@ class Condition(keras.layers.Layer):
         return self.embed(values)
 
     @property
+    def places(self) -> int:
+        """How many tokens it gives."""
+        return 0
+
+    @property
+    def words(self) -> str:
+        """What it is told, in words, for people."""
+        return type(self).__name__
+
+    @property
     def output_shape(self):
         """Of what it adds to the network's context, for `summary`."""
         return (None, *([None] if self.gives_tokens else []), self.hidden_size)

@@ -92,6 +92,10 @@ class Tokens(Condition):
             raise ValueError(f"{self.name} must be finite numbers")
         return result
 
+    @property
+    def places(self) -> int:
+        return self.length + 1
+
     def null(self, count: int) -> Sequence:
         tokens = np.zeros((count, self.length, self.size), "float32")
         return Sequence(tokens, np.zeros((count, self.length), bool))

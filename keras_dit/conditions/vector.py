@@ -16,28 +16,38 @@ class Vector(Condition):
 
         [z, k] -> Dense -> SiLU -> Dense,   z = (x − mean) / std where k, else 0;   k = x is known
 
+    A number that comes round again after a period p, such as an angle or the day of a year, is a
+    point on a circle, z = cos(2π x / p) and sin(2π x / p), so that both ends are neighbours.
+
     Every number may be unknown by itself: the null value is that none is known.
 
     Args:
         size: how many numbers a sample has.
         mean, std: of each number, or one for all, so that z is of about unit size.
+        period: of each number, or one for all; None for one that does not come round.
         hidden_size, dropout: as for every `Condition`.
 
     Call:
         values (B, size), float -> `Context` with a vector (B, D).
 
     Raises:
-        ValueError: if the size is below 1 or a std is not positive.
+        ValueError: if the size is below 1, or a std or a period is not positive.
 
     Example:
-        >>> age_and_angle = Vector(2, mean=(40, 180), std=(20, 100), hidden_size=8)
+        >>> age_and_angle = Vector(2, mean=40, std=20, period=(None, 360), hidden_size=8)
         >>> value = age_and_angle.check([[25, 90], [61, float("nan")]])
         >>> age_and_angle(value).vector.shape == (2, 8)
         True
     """
 
     def __init__(
-        self, size: int, mean: Any = 0.0, std: Any = 1.0, hidden_size: int | None = None, **kwargs
+        self,
+        size: int,
+        mean: Any = 0.0,
+        std: Any = 1.0,
+        hidden_size: int | None = None,
+        period: Any = None,
+        **kwargs,
     ):
         super().__init__(hidden_size, **kwargs)
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
@@ -46,11 +56,13 @@ class Vector(Condition):
         self.mean, self.std = _numbers("mean", mean, size), _numbers("std", std, size)
         if min(self.std) <= 0:
             raise ValueError(f"std must be above 0. Received: std={std!r}")
+        self.period = _periods(period, size)
 
     def build(self, input_shape: tuple | None = None) -> None:
         self.mlp_in = self._dense("mlp_in")
         self.mlp_out = self._dense("mlp_out")
-        self.mlp_in.build((None, 2 * self.size))
+        circles = sum(period is not None for period in self.period)
+        self.mlp_in.build((None, 2 * self.size + circles))
         self.mlp_out.build((None, self.hidden_size))
 
     def _dense(self, name):
@@ -90,13 +102,25 @@ class Vector(Condition):
         known = ops.logical_not(ops.isnan(values))
         mean, std = (ops.convert_to_tensor(x, "float32") for x in (self.mean, self.std))
         scaled = (values - mean) / std
-        scaled = ops.where(known, scaled, 0.0)
-        features = ops.concatenate([scaled, ops.cast(known, "float32")], axis=-1)  # (B, 2 size)
+        if any(self.period):
+            scaled = self._on_circles(values, scaled)
+        scaled = ops.where(ops.isnan(scaled), 0.0, scaled)
+        features = ops.concatenate([scaled, ops.cast(known, "float32")], axis=-1)  # (B, 2 size + c)
         x = self.mlp_in(ops.cast(features, self.compute_dtype))
         return Context(vector=self.mlp_out(ops.silu(x)))  # (B, D)
 
+    def _on_circles(self, values, scaled):
+        """The numbers with cosines of those that have a period, and the sines of these."""
+        turns = np.array([0.0 if p is None else 2 * np.pi / p for p in self.period])
+        round_again = turns > 0
+        angle = values * ops.convert_to_tensor(turns, "float32")
+        cosines = ops.where(ops.convert_to_tensor(round_again), ops.cos(angle), scaled)
+        sines = ops.take(ops.sin(angle), np.flatnonzero(round_again), axis=-1)
+        return ops.concatenate([cosines, sines], axis=-1)  # (B, size + c)
+
     def get_config(self) -> dict:
         own = {"size": self.size, "mean": list(self.mean), "std": list(self.std)}
+        own |= {"period": list(self.period)} if any(self.period) else {}
         return {**super().get_config(), **own}
 
 
@@ -105,3 +129,14 @@ def _numbers(name, value, size):
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite. Received: {name}={value!r}")
     return tuple(map(float, array))
+
+
+def _periods(period, size):
+    """A positive number for each, or None."""
+    each = tuple(period) if isinstance(period, (tuple, list)) else (period,) * size
+    if len(each) != size or not all(p is None or 0 < p < float("inf") for p in each):
+        raise ValueError(
+            f"period must be above 0 or None, one for all or each of {size}. "
+            f"Received: period={period!r}"
+        )
+    return tuple(p if p is None else float(p) for p in each)

@@ -4,6 +4,7 @@ from keras_dit.layers.attention import CrossAttention, InContextAttention, SelfA
 from keras_dit.layers.blocks import AdaLNBlock
 from keras_dit.layers.context import Context, as_context
 from keras_dit.layers.convolutions import AttentionBlock, Convolution, ResidualBlock
+from keras_dit.layers.encoder import EncoderBlock
 from keras_dit.layers.linear import TokenDense, gelu_tanh
 from keras_dit.layers.mlps import MLP, SwiGLU
 from keras_dit.layers.modulation import FinalLayer
@@ -19,6 +20,7 @@ __all__ = [
     "Context",
     "Convolution",
     "CrossAttention",
+    "EncoderBlock",
     "FinalLayer",
     "GroupNorm",
     "InContextAttention",

@@ -47,10 +47,17 @@ def multiply_adds(config: dict) -> int:
     """
     network, others = _of_one_block(config)
     tokens, block = network.positions.shape[1], network.blocks[0]
-    memory = sum(c.length + 1 for c in network.conditions.values() if hasattr(c, "length"))
+    told = network.conditions.values()
+    memory = sum(condition.places for condition in told)
     once = network.time, network.final.modulation
     ends = sum(_size(layer) for part in once for layer in backend.layers_of(part))
     ends += tokens * (_size(network.patches.projection) + _size(network.final.projection))
+    for condition in told:
+        length = getattr(condition, "length", 1)
+        ends += sum(
+            length * _size(layer) + _products(layer, length, length)
+            for layer in backend.layers_of(condition)
+        )
     of_block = sum(
         _rows(layer, block, tokens, memory) * _size(layer) + _products(layer, tokens, memory)
         for layer in backend.layers_of(block)

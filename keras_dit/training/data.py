@@ -2,20 +2,23 @@
 
 Keras's trainers drop sample weights that have no labels beside them, and take a list for several
 inputs. So images in a list are stacked here, and weights without labels get zeros beside them.
+Values that are no numbers, such as texts, are read by their conditions on the host, batch by batch.
 """
 
 import copy
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import keras
 import numpy as np
+from keras import tree
 
+from keras_dit import backend
 from keras_dit.datasets import LatentFiles
 from keras_dit.training import checks
 
-__all__ = ["plain_batch", "taken"]
+__all__ = ["plain_batch", "read_batch", "taken"]
 
 
 def taken(x: Any, y: Any, sample_weight: Any, network: Any, codec: Any) -> tuple[Any, Any, Any]:
@@ -36,7 +39,7 @@ def taken(x: Any, y: Any, sample_weight: Any, network: Any, codec: Any) -> tuple
     if hasattr(x, "shape") or isinstance(x, (list, tuple, dict, str)):
         images, y, sample_weight = plain_batch((x, y, sample_weight))
         _check(images, y, sample_weight, network, codec)
-        return _filled(images, y, sample_weight)
+        return _filled(images, read(y, network, len(images)), sample_weight)
     if y is not None or sample_weight is not None:
         raise ValueError(
             "a data set gives labels and sample weights in its batches, (images, labels, weights): "
@@ -48,7 +51,7 @@ def taken(x: Any, y: Any, sample_weight: Any, network: Any, codec: Any) -> tuple
     if first is None:
         raise ValueError("the data set is empty")
     _check(*plain_batch(first), network, codec)
-    return (x if _is_plain(first) else _mapped(x)), None, None
+    return (x if _is_plain(first) else _mapped(x, first, network)), None, None
 
 
 def plain_batch(batch: Any) -> tuple[Any, Any, Any]:
@@ -70,6 +73,39 @@ def plain_batch(batch: Any) -> tuple[Any, Any, Any]:
     return _stacked(images), _arrays(values), _arrays(sample_weight)
 
 
+def read(values: Any, network: Any, count: int) -> Any:
+    """The values of a batch as a step takes them: what is no number as its condition reads it.
+
+    Args:
+        values: of the network's conditions, or None.
+        network: that of the `Diffusion`.
+        count: of the batch.
+
+    Raises:
+        ValueError: for a value that its condition refuses.
+    """
+    return network.check(values, count) if _to_be_read(values) else values
+
+
+def read_batch(batch: Any, network: Any) -> tuple[Any, Any, Any]:
+    """`plain_batch` with its values as a step takes them."""
+    images, values, sample_weight = plain_batch(batch)
+    return images, read(values, network, len(images)), sample_weight
+
+
+def _to_be_read(values):
+    """Whether any of the values are in a list, or in an array of something else than numbers."""
+    of_each = list(values.values()) if isinstance(values, dict) else [values]
+    return any(isinstance(x, list) or any(map(_holds_texts, tree.flatten(x))) for x in of_each)
+
+
+def _holds_texts(array):
+    if isinstance(array, (str, bytes)):
+        return True
+    dtype = getattr(array, "dtype", None)
+    return getattr(dtype, "kind", None) in {*"OSTU"} or "string" in str(dtype)
+
+
 def _stacked(images):
     if hasattr(images, "shape"):
         return images
@@ -86,10 +122,16 @@ def _stacked(images):
 
 
 def _arrays(values):
-    """Lists as arrays; of a dict each value."""
+    """Lists of numbers as arrays; of a dict each value."""
     if isinstance(values, dict):
         return {name: _arrays(value) for name, value in values.items()}
-    return np.asarray(values) if isinstance(values, (list, tuple)) else values
+    if not isinstance(values, (list, tuple)):
+        return values
+    try:
+        array = np.asarray(values)
+    except ValueError:  # of several lengths
+        return values
+    return values if array.dtype.kind in "OSTU" else array
 
 
 def _filled(images, values, sample_weight):
@@ -98,11 +140,20 @@ def _filled(images, values, sample_weight):
     return images, values, sample_weight
 
 
+def _ready(batch, network):
+    """A batch for Keras, without what is None at its end: TensorFlow has no tensor for that."""
+    images, values, sample_weight = _filled(*read_batch(batch, network))
+    if sample_weight is not None:
+        return images, values, sample_weight
+    return (images,) if values is None else (images, values)
+
+
 def _is_plain(batch):
     """Whether Keras reads the batch as it is meant here."""
     parts = batch if isinstance(batch, (tuple, list)) else (batch,)
     alone = len(parts) < 3 or parts[1] is not None or parts[2] is None
-    return alone and not any(isinstance(part, (list, tuple)) for part in parts)
+    listed = any(isinstance(part, (list, tuple)) for part in parts)
+    return alone and not listed and not _to_be_read((*parts, None)[1])
 
 
 def _check(images, values, sample_weight, network, codec):
@@ -138,37 +189,62 @@ def _chained(first, rest):
     yield from rest
 
 
-def _mapped(x):
+def _mapped(x, first, network):
     """The data set with batches that Keras reads as they are meant."""
     if isinstance(x, keras.utils.PyDataset):
-        return _Mapped(x, lambda batch: _filled(*plain_batch(batch)))
+        known = hasattr(x, "batch") and hasattr(x, "images")
+        return (_MappedImages if known else _Mapped)(x, network)
     if hasattr(x, "map") and hasattr(x, "element_spec"):  # a tf.data.Dataset, which has no lists
-        return x.map(_filled)
+        x = x.map(_filled) if len(first) == 3 else x
+        if not _to_be_read(first[1]):
+            return x
+        return backend.mapped_on_host(x, functools.partial(_read_arrays, network))
     if hasattr(x, "collate_fn"):  # a torch DataLoader
         x = copy.copy(x)
-        x.collate_fn = functools.partial(_collated, x.collate_fn)
+        x.collate_fn = functools.partial(_collated, x.collate_fn, network)
         return x
-    return (_filled(*plain_batch(batch)) for batch in x)
+    return (_ready(batch, network) for batch in x)
 
 
-def _collated(collate, rows):
-    return _filled(*plain_batch(collate(rows)))
+def _collated(collate, network, rows):
+    return _ready(collate(rows), network)
+
+
+def _read_arrays(network, batch):
+    """A batch of a tf.data.Dataset, as numpy arrays."""
+    images, values, *rest = batch
+    return images, read(values, network, len(images)), *rest
 
 
 class _Mapped(keras.utils.PyDataset):
-    def __init__(self, data: keras.utils.PyDataset, function: Callable):
+    def __init__(self, data: keras.utils.PyDataset, network: Any):
         super().__init__(data.workers, data.use_multiprocessing, data.max_queue_size)
-        self.data, self.function = data, function
+        self.data, self.network = data, network
 
     @property
     def num_batches(self):
         return self.data.num_batches
 
     def __getitem__(self, index):
-        return self.function(self.data[index])
+        return _ready(self.data[index], self.network)
 
     def on_epoch_begin(self):
         self.data.on_epoch_begin()
 
     def on_epoch_end(self):
         self.data.on_epoch_end()
+
+
+class _MappedImages(_Mapped):
+    """Batches that can be had from any place on, and what else is known of their images."""
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getattr__(self, name):
+        if name == "data":  # not there yet
+            raise AttributeError(name)
+        return getattr(self.data, name)
+
+    def batch(self, *place):
+        return _ready(self.data.batch(*place), self.network)

@@ -184,12 +184,15 @@ class Trainer(keras.Model):
     def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):
         self._check_compiled()
         with self._average_follows():
-            return super().train_on_batch(*data.plain_batch((x, y, sample_weight)), **kwargs)
+            return super().train_on_batch(*self._batch(x, y, sample_weight), **kwargs)
 
     def test_on_batch(self, x, y=None, sample_weight=None, **kwargs):
         self._settle_average()
         with self._live.running():
-            return super().test_on_batch(*data.plain_batch((x, y, sample_weight)), **kwargs)
+            return super().test_on_batch(*self._batch(x, y, sample_weight), **kwargs)
+
+    def _batch(self, x, y, sample_weight):
+        return data.read_batch((x, y, sample_weight), self.network)
 
     def evaluate(
         self,
