@@ -9,7 +9,7 @@ import functools
 
 import numpy as np
 
-__all__ = ["checked_seed", "flips", "generator", "permutation"]
+__all__ = ["checked_seed", "flips", "generator", "permutation", "words"]
 
 _ORDER, _FLIPS = 0, 1  # the streams of one epoch
 
@@ -53,6 +53,18 @@ def generator(seed: int, index: int, stream: int = 0) -> np.random.Generator:
     True
     """
     return np.random.Generator(_philox(seed, index, stream))
+
+
+def words(seed: int, index: int, count: int, stream: int = 0) -> list[int]:
+    """So many random integers in 0 … 2**64 − 1 for (seed, index, stream).
+
+    Example:
+
+    >>> len(words(0, 3, count=2))
+    2
+    """
+    # Beside the streams of epochs, which would give the same words for the same numbers.
+    return list(map(int, _philox(seed, index, 16 + stream).random_raw(count)))
 
 
 # Every batch of an epoch asks for these again; a million numbers take a tenth of a second to sort.

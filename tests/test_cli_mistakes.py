@@ -38,7 +38,7 @@ def refusal(capsys, arguments):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ("--data digts", "one of digits, fashion-mnist"),
+        ("--data digts", "one of digits, captioned-digits, fashion-mnist"),
         ("--data nowhere/photos", "existing folder"),
         ("--preset dit_s_3", "one of dit_s_"),
         ("--preset dit_xxl_2", "one of dit_xl_2,"),

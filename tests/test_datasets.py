@@ -172,9 +172,11 @@ def test_load_finds_what_is_read_whole(idx_folder):
 
 
 def test_load_refuses_unknown_names_with_the_nearest_first():
-    with pytest.raises(ValueError, match=r"one of digits, fashion-mnist, or .* Received: 'digts'"):
+    with pytest.raises(
+        ValueError, match=r"one of digits, captioned-digits, fashion-mnist, or .* Received: 'digts'"
+    ):
         datasets.load("digts")
-    with pytest.raises(ValueError, match="one of fashion-mnist, digits, or an existing folder"):
+    with pytest.raises(ValueError, match="one of fashion-mnist, captioned-digits, digits, or an"):
         datasets.load("fashion_mnist")
 
 

@@ -282,3 +282,66 @@ def test_load_takes_a_folder_of_pictures(folder):
     assert (pictures.flip, pictures.seed) == (True, 9)
     with pytest.raises(ValueError, match=r"image_size is needed .*10\.png, is 6 x 5"):
         datasets.load(folder)
+
+
+# Captions
+
+
+def captioned(folder, names=("1.png", "deep/2.png", "deep/3.jpg")):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(folder / name)
+    return folder
+
+
+METADATA = {
+    "metadata.jsonl": '{"file_name": "deep/2.png", "text": "two, née 2"}\n\n'
+    '{"file_name": "1.png", "text": "one"}\n',
+    "metadata.csv": 'file_name,caption\n1.png,one\n./deep/2.png,"two, née 2"\n',
+}
+
+
+@pytest.mark.parametrize("name", METADATA)
+def test_captions_stand_in_a_file_of_metadata(name, tmp_path):
+    """As imagefolder has it; then folders are no classes."""
+    folder = captioned(tmp_path / "images")
+    (folder / name).write_text(METADATA[name], encoding="utf-8")
+    with pytest.warns(UserWarning, match="1 images have no caption") as warned:
+        data = datasets.load(folder, 2, image_size=8)
+    assert "left out" not in str(warned[0].message)
+    assert data.num_classes is None
+    assert data.conditions == {"text": ["one", "two, née 2", ""]}
+    _, told = data.batch(0, 0)
+    assert set(told["text"]) < {"one", "two, née 2", ""}
+
+
+def test_a_text_beside_each_image_is_its_caption(tmp_path):
+    folder = captioned(tmp_path / "images", ("1.png", "2.png"))
+    for name in ("1", "2"):
+        (folder / f"{name}.txt").write_text(f"a {name}\n")
+    assert datasets.load(folder, 2, image_size=8).conditions["text"] == ["a 1", "a 2"]
+
+
+def test_texts_beside_images_of_classes_are_no_captions(tmp_path):
+    """Files of bounding boxes are often kept so."""
+    folder = captioned(tmp_path / "images", ("a/1.png", "b/2.png"))
+    (folder / "a" / "1.txt").write_text("0 0.5 0.5 0.1 0.1")
+    with pytest.warns(UserWarning, match=r"left out: 1 \.txt file"):
+        data = datasets.load(folder, 2, image_size=8)
+    assert list(data.conditions) == ["label"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"file_name": "1.png", "text": "one"}\n{"file', "metadata.jsonl, line 2 is no JSON"),
+        ('{"text": "one"}', r"must have a column file_name.* Received: text"),
+        ('{"file_name": "1.png", "text": 7}', "line 1: file_name and text must be strings"),
+        ("", "Received: no columns"),
+    ],
+)
+def test_metadata_that_cannot_be_understood_is_named(text, message, tmp_path):
+    folder = captioned(tmp_path / "images")
+    (folder / "metadata.jsonl").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        datasets.load(folder, 2, image_size=8)

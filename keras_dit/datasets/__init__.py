@@ -5,6 +5,7 @@ Images are channels-last float32 in [-1, 1], labels int32.
 
 from keras_dit.datasets.arrays import load_digits
 from keras_dit.datasets.batches import ImageBatches
+from keras_dit.datasets.captioned import Scene, captioned_digits
 from keras_dit.datasets.folders import ImageFiles, image_folder
 from keras_dit.datasets.idx import FASHION_MNIST_CLASSES, load_fashion_mnist
 from keras_dit.datasets.latents import LatentFacts, LatentFiles, cached_latents
@@ -20,7 +21,9 @@ __all__ = [
     "LatentFacts",
     "LatentFiles",
     "LatentWriter",
+    "Scene",
     "cached_latents",
+    "captioned_digits",
     "image_folder",
     "load",
     "load_digits",

@@ -126,7 +126,8 @@ def read_folder(
 
     def contents(listing):
         files = ImageFiles(listing.paths, image_size, channels)
-        found = Contents(files, listing.labels, listing.class_names)
+        said = {} if listing.captions is None else {"text": listing.captions}
+        found = Contents(files, listing.labels, listing.class_names, conditions=said)
         return _without_unreadable(found, threads) if on_error == "skip" else found
 
     found, apart = contents(train), None if validation is None else contents(validation)
@@ -154,6 +155,9 @@ def image_folder(
     them has no classes. Where its folders are `train/`, `val/` and `test/`, the first two are
     for training and validation. Every format that Pillow decodes is read; what is left out is
     counted and named in a warning. Files are listed now and opened when their batch is asked for.
+    With metadata.jsonl or metadata.csv, of file_name and text, images have captions instead of
+    classes, in the batches as "text". Where there are no classes, a .txt beside each image is its
+    caption.
 
     Args:
         folder: FOLDER of FOLDER/CLASS/IMAGE.png, or of FOLDER/IMAGE.png.

@@ -3,6 +3,9 @@
 FOLDER/CLASS/**/IMAGE.png     a folder for each class, in the order of their names
 FOLDER/IMAGE.png              no classes
 FOLDER/train/..., FOLDER/val/...     either of these, for training and for validation
+
+With metadata.jsonl or metadata.csv (`datasets.captions`) images have captions, and folders are no
+classes. A .txt beside each image is its caption where there are no classes.
 """
 
 import collections
@@ -13,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_dit import images
+from keras_dit.datasets.captions import caption_files, captions_of, metadata_in
 
 __all__ = ["Listing", "list_folder"]
 
@@ -25,11 +29,15 @@ SPLITS = {
 
 
 class Listing(NamedTuple):
-    """paths: of the images. class_names and labels (N,): None where there are no classes."""
+    """paths: of the images. class_names and labels (N,): None where there are no classes.
+
+    captions: of the images, or None.
+    """
 
     paths: list[str]
     class_names: tuple[str, ...] | None
     labels: np.ndarray | None
+    captions: list[str] | None = None
 
 
 class LeftOut:
@@ -40,6 +48,14 @@ class LeftOut:
 
     def add(self, path, noun, detail=""):
         self.paths[noun, detail].append(os.path.relpath(path, self.folder))
+
+    def forget(self, paths):
+        """Files that are read after all."""
+        paths = {os.path.relpath(path, self.folder) for path in paths}
+        for reason, found in list(self.paths.items()):
+            self.paths[reason] = [path for path in found if path not in paths]
+            if not self.paths[reason]:
+                del self.paths[reason]
 
     def __str__(self):
         return "left out: " + "; ".join(
@@ -78,9 +94,16 @@ def list_folder(
         notes = [f"{folder} is taken as splits, not as classes: {said}"]
     else:
         train, validation, notes = _listing(folder, labelled, left_out), None, []
+    for listing in (train, validation):
+        notes += _notes_of_captions(folder, listing)
     if left_out.paths:
         notes.append(f"{folder}: {left_out}")
     return train, validation, tuple(notes)
+
+
+def _notes_of_captions(folder, listing):
+    empty = 0 if listing is None or listing.captions is None else listing.captions.count("")
+    return [f"{folder}: {empty} images have no caption: nothing is said of them"] if empty else []
 
 
 def _is_hidden(name):
@@ -119,6 +142,14 @@ def _list_splits(folder, splits, labelled, left_out):
 
 
 def _listing(folder, labelled, left_out):
+    found = _without_captions(folder, labelled and metadata_in(folder) is None, left_out)
+    captions = None if found.class_names else captions_of(folder, found.paths)
+    if captions is not None:
+        left_out.forget(caption_files(folder, found.paths))
+    return found._replace(captions=captions)
+
+
+def _without_captions(folder, labelled, left_out):
     if not labelled:
         return Listing(_found(_images_under(folder, left_out), folder, left_out), None, None)
     places, loose = _entries(folder, left_out)

@@ -6,7 +6,7 @@ import pathlib
 from PIL import Image
 
 from keras_dit import notices
-from keras_dit.datasets import arrays, idx, latents
+from keras_dit.datasets import arrays, captioned, idx, latents
 from keras_dit.datasets.batches import ImageBatches, batches_of
 from keras_dit.datasets.folders import checked_size, read_folder
 from keras_dit.datasets.listing import list_folder
@@ -25,6 +25,7 @@ NAMES = Registry(
     "data set",
     {
         "digits": lambda: _named_labels(*arrays.load_digits()),
+        "captioned-digits": captioned.contents,
         "fashion-mnist": lambda: _named_labels(
             *idx.fashion_mnist_bytes(), idx.FASHION_MNIST_CLASSES
         ),

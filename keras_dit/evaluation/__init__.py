@@ -14,6 +14,7 @@ from keras_dit.evaluation.opening import FEATURES, open_features
 from keras_dit.evaluation.production import Plan, Stopped, as_bytes
 from keras_dit.evaluation.references import Reference, reference
 from keras_dit.evaluation.report import Report, compare, evaluate, image_shape
+from keras_dit.evaluation.scenes import Verdict, count_scenes, judge_scene
 from keras_dit.evaluation.scores import (
     frechet_distance,
     frechet_distance_from_moments,
@@ -43,14 +44,17 @@ __all__ = [
     "Spread",
     "Statistics",
     "Stopped",
+    "Verdict",
     "as_bytes",
     "compare",
     "confidence_interval",
+    "count_scenes",
     "evaluate",
     "frechet_distance",
     "frechet_distance_from_moments",
     "image_shape",
     "inception_score",
+    "judge_scene",
     "kernel_distance",
     "label_agreement",
     "open_features",
