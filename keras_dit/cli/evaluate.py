@@ -145,7 +145,7 @@ class _Model:
             labels=arguments.labels,
             steps=arguments.steps,
             solver=solvers.named(arguments.solver),
-            guidance=sample.guidance_of(arguments, diffusion.network.num_classes, names),
+            guidance=sample.guidance_of(arguments, diffusion.network, names),
             grid=GRIDS.get(arguments.grid),
             cache=sample.cache_of(arguments),
             seed=arguments.seed,

@@ -82,6 +82,9 @@ def _description(found, path):
     else:
         yield f"images    {height} x {width}, {counted(channels, 'channel')}, {model.codec}"
     yield f"classes   {_classes(model.network.num_classes, found.class_names)}"
+    for name, condition in model.network.conditions.items():
+        if name != "label":
+            yield f"{name:<9} {condition.words}"
     size = (
         f"{counted(config['depth'], 'block')} of width {config['hidden_size']}, "
         f"{counted(config['num_heads'], 'head')}"

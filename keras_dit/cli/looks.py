@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_dit import guidance, images, solvers
+from keras_dit.cli import texts
 
 __all__ = ["GUIDANCE", "STEPS", "columns", "guided", "labels_in_turn", "sampled", "save_grid"]
 
@@ -24,24 +25,33 @@ def labels_in_turn(num_classes: int | None, count: int) -> list[int] | None:
     return None if num_classes is None else [i % num_classes for i in range(count)]
 
 
-def guided(scale, num_classes: int | None, **settings) -> guidance.Guidance:
-    """Classifier-free guidance; of a network without classes there is nothing to guide by."""
-    return (
-        guidance.Unguided() if num_classes is None else guidance.ClassifierFree(scale, **settings)
-    )
+def guided(scale, network, **settings) -> guidance.Guidance:
+    """Classifier-free guidance; of a network that is told nothing there is nothing to guide by."""
+    if not network.conditions:
+        return guidance.Unguided()
+    return guidance.ClassifierFree(scale, **settings)
 
 
-def sampled(model, verbose: bool = False) -> tuple[np.ndarray, list[int] | None]:
-    """The images that `keras-dit sample` makes if it is told nothing, and their labels."""
+def sampled(
+    model, verbose: bool = False, prompts: Sequence[str] = ()
+) -> tuple[np.ndarray, list[int] | None]:
+    """The images that `keras-dit sample` makes if it is told nothing, and their labels.
+
+    Args:
+        model: a `Diffusion`.
+        verbose: whether to show a progress bar.
+        prompts: for a network that is told texts, one for each column.
+    """
     classes = model.network.num_classes
     count = ROWS * columns(classes)
     labels = labels_in_turn(classes, count)
     made = model.generate(
         labels=labels,
         num_images=count,
+        conditions={texts.TEXT: texts.in_turn(prompts, count)} if prompts else None,
         steps=STEPS,
         solver=solvers.named(SOLVER),
-        guidance=guided(GUIDANCE, classes),
+        guidance=guided(GUIDANCE, model.network),
         verbose=verbose,
     )
     return made, labels

@@ -8,6 +8,7 @@ import argparse
 import math
 
 from keras_dit import backend
+from keras_dit.cli import texts
 from keras_dit.cli.common import counted
 from keras_dit.codecs import Codec, Pixels
 from keras_dit.networks import preset_config
@@ -43,13 +44,14 @@ def fill(settings: argparse.Namespace, data, codec: Codec = PIXELS) -> list[str]
 
 
 def config(settings: argparse.Namespace, data, codec: Codec = PIXELS) -> dict:
-    """The arguments of the network that the settings say, as far as its cost depends on them."""
+    """The configuration of the network that the settings say, as far as its cost depends on it."""
     size = preset_config(settings.preset) if settings.preset else {}
     own = {name: getattr(settings, name) for name in (*SIZE, "patch_size")}
     size = size or own
     shape = codec.sample_shape(data.input_shape)
     facts = {"input_shape": shape, "num_classes": data.num_classes}
-    return {**size, **facts, "remat": bool(settings.remat)}
+    told = texts.parts(data, size["num_heads"])
+    return {**size, **facts, **told, "remat": bool(settings.remat)}
 
 
 def _size(settings, input_shape, smallest):

@@ -12,7 +12,7 @@ from keras import ops
 
 import keras_dit
 from keras_dit import files
-from keras_dit.cli import common, looks
+from keras_dit.cli import common, looks, texts
 from keras_dit.cli.progress import Stopwatch
 from keras_dit.codecs import Autoencoder, Codec
 
@@ -37,6 +37,7 @@ def write_config(folder: pathlib.Path, settings: dict, data, model) -> None:
         "backend": keras_dit.backend.BACKEND,
         "arguments": settings,
         "class_names": list(data.class_names or ()),
+        "prompts": texts.previews(data),
         "model": model.get_config(),
     }
     with files.beside(folder / "config.json") as new:
@@ -95,12 +96,14 @@ class RunFolder(keras.callbacks.Callback):
         bar: the `TrainingBar`, which says what is done.
         sample_every: epochs between two grids of images; None: there is one at the end only.
         class_names: of the columns.
+        prompts: that the columns are told; none for a network without texts.
         seconds: between two times that the model is saved, at least.
     """
 
-    def __init__(self, folder, bar, sample_every=None, class_names=None, seconds=60.0):
+    def __init__(self, folder, bar, sample_every=None, class_names=None, prompts=(), seconds=60.0):
         super().__init__()
         self.folder, self.bar, self.sample_every = folder, bar, sample_every
+        self.prompts = prompts
         self.class_names, self.seconds, self.sampled = class_names, seconds, None
         self.since_saved = Stopwatch()
 
@@ -128,8 +131,11 @@ class RunFolder(keras.callbacks.Callback):
 
     def _sample(self, name, verbose=False):
         path = self.folder / "samples" / name
-        images, labels = looks.sampled(self.model, verbose)
+        images, labels = looks.sampled(self.model, verbose, self.prompts)
         looks.save_grid(path, images, self.model, labels, self.class_names)
+        if self.prompts:
+            said = "".join(f"{prompt}\n" for prompt in self.prompts)
+            path.with_name("prompts.txt").write_text(said, encoding="utf-8")
         return path
 
 

@@ -6,7 +6,7 @@ import time
 import numpy as np
 
 from keras_dit import caching, evaluation, files, guidance, images, sampler, solvers
-from keras_dit.cli import common, looks, models, options
+from keras_dit.cli import common, looks, models, options, texts
 from keras_dit.cli.common import counted
 from keras_dit.registry import nearest_first
 from keras_dit.schedules import GRIDS
@@ -26,6 +26,7 @@ examples, of the folder that the demo makes:
   keras-dit sample demo --labels 3,3,3,7 --seed 1,2,3,4 --out digits/
 examples with models of your own:
   keras-dit sample runs/photos --labels cat,dog --checkpoint best
+  keras-dit sample runs/captions --prompt "a green five left of a red two"
   keras-dit sample hf://facebook/DiT-XL-2-256 --labels "golden retriever" \\
     --solver ddpm --steps 250 --guidance 4 --guidance-channels 3
   keras-dit sample DiT-XL-2-256x256.pt --labels 207,360 \\
@@ -47,6 +48,10 @@ def _add_what(group):
     which = group.add_mutually_exclusive_group()
     which.add_argument("--labels", help="classes, such as 0,1,2 or cat,dog; default: each in turn")
     which.add_argument("--num-images", type=options.count, metavar="N", help="default: eight rows")
+    said = group.add_mutually_exclusive_group()
+    prompt = "what a network that is told texts is to show; may be given several times"
+    said.add_argument("--prompt", action="append", metavar="TEXT", help=prompt)
+    said.add_argument("--prompts", metavar="FILE", help="a prompt in each line; used in turn")
     seeds = "one, or one for each image, such as 3,4,5 (default: %(default)s)"
     group.add_argument("--seed", type=options.seeds, metavar="N", default=0, help=seeds)
     out = (
@@ -85,6 +90,9 @@ def add_guidance(group):
     channels = "guide the first so many channels only: 3, as DiT was published on latents"
     add("--guidance-channels", type=options.count, metavar="N", help=channels)
     add("--negative", metavar="LABEL", help="guide away from this class")
+    add("--negative-prompt", metavar="TEXT", help="guide away from this text")
+    own = "of the prompt alone, where there are labels too; default: as --guidance"
+    add("--prompt-guidance", **number, help=own)
     add("--clip", action="store_true", help="clip each step's estimate to the range of pixels")
 
 
@@ -111,6 +119,9 @@ def run(arguments):
     seconds = time.perf_counter() - begun
     labels, names = request["labels"], found.class_names
     written = _write(out, made, found.diffusion, labels, names)
+    if request["conditions"] and _is_folder(out):
+        files = [_name(index, labels, names) for index in range(len(made))]
+        texts.write_captions(out, files, **request["conditions"])
     print(f"{counted(len(made), 'image')} in {seconds:.1f} s, written to {written}")
     print(f"of {found.taken}; {_settings(arguments, found.diffusion)}")
     if trajectory:
@@ -119,19 +130,25 @@ def run(arguments):
 
 def _request(arguments, found):
     """What `generate` is asked for."""
-    classes = found.diffusion.network.num_classes
-    seeds = arguments.seed
+    network = found.diffusion.network
+    classes, seeds = network.num_classes, arguments.seed
+    prompts = texts.prompts(arguments, network)
     usual = len(seeds) if isinstance(seeds, list) else looks.ROWS * looks.columns(classes)
+    if arguments.prompts or len(arguments.prompt or ()) > 1:
+        usual = len(prompts)
     count = arguments.num_images or usual
     labels = _labels(arguments.labels, classes, found.class_names)
-    labels = looks.labels_in_turn(classes, count) if labels is None else labels
+    if labels is None and not arguments.prompt and not arguments.prompts:
+        labels = looks.labels_in_turn(classes, count)
+    count = count if labels is None else len(labels)
     return {
         "labels": labels,
-        "num_images": count if labels is None else len(labels),
+        "num_images": count,
+        "conditions": {texts.TEXT: texts.in_turn(prompts, count)} if prompts else None,
         "steps": arguments.steps,
         "solver": solvers.named(arguments.solver),
         "grid": GRIDS.get(arguments.grid),
-        "guidance": guidance_of(arguments, classes, found.class_names),
+        "guidance": guidance_of(arguments, network, found.class_names),
         "cache": cache_of(arguments),
         "seed": seeds,
         "batch_size": arguments.batch_size,
@@ -140,7 +157,7 @@ def _request(arguments, found):
 
 def _settings(arguments, model):
     """The settings that another program would have to repeat, in words."""
-    guided = "" if model.network.num_classes is None else f", guidance {arguments.guidance:g}"
+    guided = f", guidance {arguments.guidance:g}" if model.network.conditions else ""
     clipped = ", clipped" if arguments.clip else ""
     seed = arguments.seed
     seed = ",".join(map(str, seed)) if isinstance(seed, list) else seed
@@ -161,19 +178,41 @@ def _target(path):
     return out
 
 
-def guidance_of(arguments, classes, names):
+def guidance_of(arguments, network, names):
     """The `Guidance` that `add_guidance` has asked for."""
     scale = arguments.guidance
     if arguments.guidance_interval:
         scale = guidance.Interval(scale, *arguments.guidance_interval)
     settings = {"rescale": arguments.guidance_rescale, "channels": arguments.guidance_channels}
-    chosen = looks.guided(scale, classes, **settings)
+    chosen = looks.guided(scale, network, **settings)
+    if arguments.negative is not None or arguments.negative_prompt is not None:
+        away = _away(arguments, network.num_classes, names)
+        chosen = guidance.Negative(told=away, scale=scale, **settings)
+    if arguments.prompt_guidance is not None:
+        _check_alone(arguments)
+        scales = dict.fromkeys(network.conditions, arguments.guidance)
+        chosen = guidance.PerCondition({**scales, texts.TEXT: arguments.prompt_guidance})
+    return guidance.Clipped(chosen) if arguments.clip else chosen
+
+
+def _check_alone(arguments):
+    names = ("negative", "negative_prompt", "guidance_interval", "guidance_channels")
+    others = [name for name in names if getattr(arguments, name) is not None]
+    others += ["guidance_rescale"] if arguments.guidance_rescale else []
+    if others:
+        raise ValueError(f"--prompt-guidance goes without {options.spelled(others[0])}")
+
+
+def _away(arguments, classes, names):
+    """What images are kept away from, by the names of conditions."""
+    away = {}
     if arguments.negative is not None:
         if classes is None:
             raise ValueError("--negative: the network has no classes")
-        (label,) = _labels(arguments.negative, classes, names, option="--negative")
-        chosen = guidance.NegativeLabel(label=label, scale=scale, **settings)
-    return guidance.Clipped(chosen) if arguments.clip else chosen
+        (away["label"],) = _labels(arguments.negative, classes, names, option="--negative")
+    if arguments.negative_prompt is not None:
+        away[texts.TEXT] = arguments.negative_prompt
+    return away
 
 
 def cache_of(arguments):

@@ -7,7 +7,17 @@ import time
 import keras
 
 from keras_dit import backend, datasets, evaluation, processes
-from keras_dit.cli import autoencoders, common, options, plan, recipe, resume, run_folder, start
+from keras_dit.cli import (
+    autoencoders,
+    common,
+    options,
+    plan,
+    recipe,
+    resume,
+    run_folder,
+    start,
+    texts,
+)
 from keras_dit.cli.common import counted
 from keras_dit.cli.progress import TrainingBar
 from keras_dit.datasets import sources
@@ -18,10 +28,11 @@ from keras_dit.training.checkpoints import Checkpoint, Interrupted
 
 HELP = "train a model on a data set"
 EXAMPLE = """\
-DATA is a name, a folder of images (one folder for each class, or images alone),
-an .npz or .npy file of arrays, or latents of `keras-dit encode`. What is not
-said is chosen by the size of the images, how many there are and the memory that
-is free, and printed.
+DATA is a name, a folder of images (one folder for each class, or images alone,
+perhaps with captions: metadata.jsonl or .csv, or a .txt beside each image), an
+.npz or .npy file of arrays, or latents of `keras-dit encode`. What is not said
+is chosen by the size of the images, how many there are and the memory that is
+free, and printed.
 
 The run's folder gets config.json, log.csv, loss.png, model.keras (about every
 minute, and at the end), samples/, autoencoder.keras where there is one, and
@@ -30,6 +41,7 @@ checkpoints/, from which a run that was stopped goes on exactly.
 examples:
   keras-dit train --data digits --run runs/digits
   keras-dit train --data photos --image-size 64 --flip --run runs/photos
+  keras-dit train --data captioned-digits --run runs/captions
   keras-dit train --resume --run runs/photos --epochs 800
   keras-dit train --data latents --run runs/latents --devices 4
   keras-dit train --data cats --image-size 64 --from runs/photos --run runs/cats"""
@@ -205,10 +217,11 @@ def _new(folder, given):
         process = processes.named(settings.method)
         variance = isinstance(process.prediction, LearnedVariance)
         config = {**plan.config(settings, data, codec), "learned_variance": variance}
-        network = DiTModel(**config, dtype=settings.dtype)
+        network = DiTModel.from_config({**config, "dtype": settings.dtype})
         parts = {"process": process, "codec": codec, "class_names": data.class_names or None}
         model = Diffusion(network, **parts, ema=settings.ema)
         notes.append(PROCESS.format(settings.method))
+    texts.check(model.network, data)
     _compile(model, settings, data)
     backend.barrier()  # every process has seen that the folder held no run
     if backend.leads():
@@ -267,6 +280,8 @@ def _compile(model, settings, data):
 
 def _say(data, model, notes):
     classes = "no classes" if data.num_classes is None else counted(data.num_classes, "class")
+    if texts.TEXT in data.conditions:
+        classes = "captions" if data.num_classes is None else f"{classes} and captions"
     seen = autoencoders.words(data, model.codec)
     print(f"{counted(len(data.images), 'image')} of {seen}, {classes}")
     print("\n".join(notes))
@@ -307,7 +322,8 @@ def _train(model, data, folder, settings):
         changes=("batch_size", "flip"),  # those that are named: `resume.settings` sees to it
         monitor=monitor,
     )
-    keeper = run_folder.RunFolder(folder, bar, settings.sample_every, data.class_names)
+    looked = {"class_names": data.class_names, "prompts": texts.previews(data)}
+    keeper = run_folder.RunFolder(folder, bar, settings.sample_every, **looked)
     log = run_folder.Log(folder / "log.csv", data.batch_size, checkpoint)
     callbacks = [bar, *scoring, log, keeper]
     if settings.tensorboard:
