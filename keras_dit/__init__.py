@@ -7,6 +7,7 @@ with command.start():
     from keras_dit import backend  # noqa: F401
 
 from keras_dit import (
+    adapt,
     caching,
     checkpoints,
     codecs,
@@ -45,6 +46,7 @@ __all__ = [
     "PatchEmbedding",
     "Process",
     "Rates",
+    "adapt",
     "caching",
     "checkpoints",
     "codecs",
