@@ -1,3 +1,6 @@
 """A trained network changed afterwards: for other data, smaller, or by adapters."""
 
-__all__: list[str] = []
+from keras_dit.adapt.freezing import freeze, unfreeze
+from keras_dit.adapt.resize import resize
+
+__all__ = ["freeze", "resize", "unfreeze"]

@@ -98,6 +98,16 @@ class Condition(keras.layers.Layer):
             values = self.drop(values, self.draw(count, self.dropout))
         return self.embed(values)
 
+    def silence(self) -> bool:
+        """Have its weights add nothing to the vector, whatever is said; it learns from there.
+
+        So a network that is trained already can be told more without a change at first.
+
+        Returns:
+            Whether that is so; a class without this method starts as it was built.
+        """
+        return False
+
     @property
     def places(self) -> int:
         """How many tokens it gives."""

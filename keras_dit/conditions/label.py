@@ -81,6 +81,10 @@ class Label(Condition):
         rows = ops.where(known, rows, float("nan"))
         return Context(vector=ops.cast(rows, self.compute_dtype))  # (B, D)
 
+    def silence(self) -> bool:
+        self.table.assign(np.zeros(self.table.shape, "float32"))
+        return True
+
     def get_config(self) -> dict:
         return {**super().get_config(), "num_classes": self.num_classes}
 

@@ -118,6 +118,11 @@ class Vector(Condition):
         sines = ops.take(ops.sin(angle), np.flatnonzero(round_again), axis=-1)
         return ops.concatenate([cosines, sines], axis=-1)  # (B, size + c)
 
+    def silence(self) -> bool:
+        for weight in self.mlp_out.weights:
+            weight.assign(np.zeros(weight.shape, "float32"))
+        return True
+
     def get_config(self) -> dict:
         own = {"size": self.size, "mean": list(self.mean), "std": list(self.std)}
         own |= {"period": list(self.period)} if any(self.period) else {}

@@ -18,6 +18,7 @@ from keras_dit.layers.parts import copy_part, load_parts, save_part
 from keras_dit.layers.patches import check_image_shape
 from keras_dit.layers.positions import grid_positions
 from keras_dit.networks.base import Network
+from keras_dit.networks.naming import of_weights
 from keras_dit.networks.presets import OPENERS, PRESETS, preset_config
 from keras_dit.serialization import register
 
@@ -131,6 +132,7 @@ class DiTModel(Network):
         self.output_channels = output_channels_of(self.config)
         self._create_layers(conditions, block, time, final_norm)
         self.build()
+        self._learned = tuple(name for name, w in of_weights(self).items() if w.trainable)
         self.trainable = trainable  # now that there are layers to tell
 
     @classmethod
@@ -254,7 +256,16 @@ class DiTModel(Network):
         base = super().get_config()
         dtype = keras.dtype_policies.serialize(backend.saved_policy(self))
         own = {"name": base["name"], "trainable": base["trainable"], "dtype": dtype}
-        return {**own, **self.config}
+        frozen = {"frozen": self._frozen()} if self._frozen() else {}
+        return {**own, **frozen, **self.config}
+
+    def _frozen(self):
+        """The names of the weights that training leaves as they are, where it moves others."""
+        adapted = any(getattr(layer, "lora_enabled", False) for layer in backend.layers_of(self))
+        if adapted or not self.trainable:  # a file has the adapters merged, or says it of all
+            return []
+        weights = of_weights(self)
+        return [name for name in self._learned if not weights[name].trainable]
 
     def get_build_config(self) -> None:
         return None  # built at construction
@@ -262,7 +273,12 @@ class DiTModel(Network):
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> Any:
         config = legacy.translated("DiTModel", config)
-        return cls(**load_parts(config, "block", "time", "conditions", "final_norm"))
+        frozen = config.pop("frozen", ())
+        network = cls(**load_parts(config, "block", "time", "conditions", "final_norm"))
+        weights = of_weights(network)
+        for name in frozen:
+            weights[name].trainable = False
+        return network
 
 
 def output_channels_of(config: Mapping[str, Any]) -> int:

@@ -4,27 +4,15 @@ The one place that translates them: for checkpoints, and for the average in `.ke
 0.1.0 wrote by position alone.
 """
 
-import collections
 import re
 from collections.abc import Iterable
 
-import keras
+from keras_dit.networks.naming import of_weights
 
 __all__ = ["of_today", "of_weights", "order_of_0_1_0"]
 
 _ROOMS = ["positions", "patches", "time", "label", "block", "final"]
 _PARTS = ["modulation", "qkv", "attention/projection", "mlp_in", "mlp_out", "projection", "table"]
-
-
-def of_weights(network: keras.Layer) -> dict[str, keras.Variable]:
-    """A network's weights by their names in files, which are their paths."""
-    named: dict[str, keras.Variable] = {}
-    seen: collections.Counter[str] = collections.Counter()
-    for weight in network.weights:
-        name = weight.path.removeprefix(f"{network.name}/")
-        named[f"{name}#{seen[name]}" if name in seen else name] = weight
-        seen[name] += 1
-    return named
 
 
 def of_today(name: str) -> str:

@@ -1,0 +1,28 @@
+"""What a network's weights are called, in files and in the patterns that choose among them."""
+
+import collections
+
+import keras
+
+__all__ = ["of_weights"]
+
+
+def of_weights(network: keras.Layer) -> dict[str, keras.Variable]:
+    """A network's weights by their names, which are their paths without the network's own name.
+
+    Args:
+        network: a layer that is built.
+
+    Example:
+
+    >>> network = keras_dit.DiTModel((8, 8, 1), 4, hidden_size=16, depth=1, num_heads=2)
+    >>> list(of_weights(network))[:3]
+    ['positions', 'patches/projection/kernel', 'patches/projection/bias']
+    """
+    named: dict[str, keras.Variable] = {}
+    seen: collections.Counter[str] = collections.Counter()
+    for weight in network.weights:
+        name = weight.path.removeprefix(f"{network.name}/")
+        named[f"{name}#{seen[name]}" if name in seen else name] = weight
+        seen[name] += 1
+    return named
