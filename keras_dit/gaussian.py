@@ -46,6 +46,14 @@ class Chain:
         posterior_variance: β̃, 0 at the first step.
         posterior_log_variance: its logarithm, the first step's taken from the second.
         x0_coefficient, x_t_coefficient: of the posterior's mean.
+
+    Example:
+
+    >>> chain = Chain(keras_dit.schedules.LinearBeta())
+    >>> round(float(chain.betas[-1]), 6)
+    0.02
+    >>> Chain(keras_dit.schedules.LinearBeta(), steps=[9, 499, 999]).betas.shape
+    (3,)
     """
 
     def __init__(self, schedule: Any, steps: int | None = None):
@@ -164,6 +172,14 @@ def bits_per_dimension(
     Returns:
         `Bound` of numpy arrays.
 
+    Example:
+
+    >>> chain = Chain(keras_dit.schedules.LinearBeta(), steps=[0, 499, 999])
+    >>> black = ops.full((1, 4), -1.0)
+    >>> found = bits_per_dimension(lambda x_t, rates: keras_dit.Denoised(black), black, chain)
+    >>> found.terms.shape, bool(found.total[0] < 1.0)  # who knows the image needs few bits
+    ((1, 3), True)
+
     Reference:
         Nichol, Dhariwal: Improved Denoising Diffusion Probabilistic Models (2021), section 3.
     """
@@ -204,6 +220,13 @@ def discretized_log_likelihood(x: Any, normal: Any) -> Any:
     Args:
         x: 8-bit values scaled to [−1, 1], float32 (B, ...).
         normal: a `Normal`.
+
+    Example:
+
+    >>> values = ops.linspace(-1.0, 1.0, 256)  # all that there are of 8 bits
+    >>> one = discretized_log_likelihood(values, Normal(0.3, ops.full((256,), -2.0)))
+    >>> round(float(ops.sum(ops.exp(one))), 4)
+    1.0
 
     Reference:
         Ho et al., Denoising Diffusion Probabilistic Models (2020), equation 13.

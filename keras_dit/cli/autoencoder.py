@@ -168,7 +168,7 @@ class _Keeper(keras.callbacks.Callback):
             self.since.restart()
 
 
-def _score(codec, data, picture):
+def _score(codec, data, path):
     """Print how well held-back images come back, and write some of them with what they become."""
     held = data.validation or data
     count = min(SCORED, len(held.images))
@@ -180,5 +180,5 @@ def _score(codec, data, picture):
     of = "held-back images" if data.validation else "images that it was trained on"
     print(f"{count:,} {of}: MSE {error:.5f} of [-1, 1], PSNR {psnr(back, there):.2f} dB")
     rows = np.concatenate([there[:SHOWN], back[:SHOWN]])
-    images.save_png(picture, images.grid(rows, columns=len(rows) // 2))
-    print(f"images and what comes back below them: {picture}")
+    images.save_png(path, images.grid(rows, columns=len(rows) // 2))
+    print(f"images and what comes back below them: {path}")

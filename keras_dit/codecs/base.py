@@ -20,6 +20,21 @@ class Codec(Configurable):
 
     Attributes:
         low, high: the range in which images are expected, and to which decoded ones are clipped.
+
+    Example:
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class Rooted(Codec):  # of images in [0, 1] the network sees the roots
+    ...     low, high = 0.0, 1.0
+    ...
+    ...     def encode(self, images, seed=None):
+    ...         return 2.0 * keras.ops.sqrt(images) - 1.0
+    ...
+    ...     def decode(self, samples):
+    ...         return ((np.clip(samples, -1, 1) + 1) / 2) ** 2
+    >>> float(Rooted().decode(np.array(Rooted().encode(np.array([0.25], "float32"))))[0])
+    0.25
     """
 
     example = "codecs.Pixels()"

@@ -15,11 +15,20 @@ from keras_dit.serialization import register
 class Pixels(Codec):
     """Pixels between two values, which the network sees in [−1, 1].
 
-    `Pixels()` is for pictures in [−1, 1], `Pixels(0, 255)` for 8-bit ones, which then are
+    `Pixels()` is for images in [−1, 1], `Pixels(0, 255)` for 8-bit ones, which then are
     scaled in the training step and stay small until there.
 
     Args:
-        low, high: the values of black and white. Decoded pictures are clipped to them.
+        low, high: the values of black and white. Decoded images are clipped to them.
+
+    Example:
+
+    >>> codec = Pixels(0, 255)
+    >>> black_and_white = codec.encode(np.array([0, 255], "uint8"))
+    >>> [float(value) for value in black_and_white]
+    [-1.0, 1.0]
+    >>> codec.decode(np.array([-1.0, 1.0])).tolist()
+    [0.0, 255.0]
     """
 
     low: float = -1.0
@@ -47,6 +56,12 @@ class Latents(Codec):
 
     Args:
         scale: x0 = scale · latent; 0.18215 for the autoencoder of Stable Diffusion 1 and DiT.
+
+    Example:
+
+    >>> codec = Latents(scale=0.5)
+    >>> [float(value) for value in codec.encode(np.array([4.0, -2.0]))]
+    [2.0, -1.0]
     """
 
     scale: float = 0.18215

@@ -26,6 +26,12 @@ class TimestepEmbedding(keras.layers.Layer):
     Call:
         t (B,), float, on the schedule's scale (DDPM: 0 … 999) -> (B, D).
 
+    Example:
+
+    >>> embedding = TimestepEmbedding(hidden_size=16)
+    >>> embedding(np.array([0.0, 499.5, 999.0])).shape
+    (3, 16)
+
     Reference:
         Peebles, Xie: Scalable Diffusion Models with Transformers (2023), appendix A.
     """

@@ -19,6 +19,12 @@ class HostNoise:
         indices: the samples' numbers within the run.
         shape: of one sample.
         stream: 0 for a run's first noise, 1 for that of its steps.
+
+    Example:
+
+    >>> noise = HostNoise(0, [0, 1], (2, 2), stream=1)
+    >>> noise.draw().shape
+    (2, 2, 2)
     """
 
     def __init__(self, seed: Any, indices: Any, shape: tuple, stream: int):

@@ -12,6 +12,16 @@ class Trajectory:
         t: the times, a list of n floats.
         x_t, x0: the samples and their estimates at those times, numpy (n, N, ...), of all
             batches together.
+
+    Example:
+
+    >>> def denoise(x, rates):  # exact for data from N(0, 1/4)
+    ...     return keras_dit.Denoised(x * rates.alpha / (rates.alpha**2 + 4 * rates.sigma**2))
+    >>> kept = Trajectory()
+    >>> schedule, noise = keras_dit.schedules.RectifiedFlow(), np.ones((2, 3), "float32")
+    >>> x0 = keras_dit.sampler.sample(denoise, noise, schedule, steps=4, callback=kept)
+    >>> kept.t, kept.x_t.shape
+    ([1.0, 0.75, 0.5, 0.25], (4, 2, 3))
     """
 
     def __init__(self):

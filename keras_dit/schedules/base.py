@@ -58,6 +58,20 @@ class NoiseSchedule(Configurable):
         steps: the number of times it distinguishes; None: time is continuous.
         least_time: above 0, where grids that never reach 0 by themselves take their last look.
         grid: the `TimeGrid` of a run that names none.
+
+    Example:
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class Circle(NoiseSchedule):  # α² + σ² = 1 at every time
+    ...     def __call__(self, t):
+    ...         angle = ops.convert_to_tensor(t, "float32") * (np.pi / 2)
+    ...         return Rates(t, ops.cos(angle), ops.sin(angle))
+    ...
+    ...     def timestep(self, t):
+    ...         return 1000.0 * t
+    >>> round(float(Circle()(0.5).alpha), 3)
+    0.707
     """
 
     example = "schedules.LinearBeta()"
@@ -90,6 +104,16 @@ class TimeGrid(Configurable):
 
     Attributes:
         steps: the number of steps of a grid that has one; None: any number.
+
+    Example:
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class Squared(TimeGrid):  # finer near the data
+    ...     def __call__(self, schedule, steps):
+    ...         return np.linspace(1.0, 0.0, steps + 1, dtype="float32") ** 2
+    >>> Squared()(keras_dit.schedules.RectifiedFlow(), 2).tolist()
+    [1.0, 0.25, 0.0]
     """
 
     example = "schedules.KarrasGrid()"

@@ -25,6 +25,18 @@ class Solver(Configurable):
     Attributes:
         order: of convergence: the error of a run falls with steps^-order.
         evaluations: how often a step calls the denoiser.
+
+    Example:
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class Noisier(Solver):  # DDIM that leaves a little more of the noise
+    ...     def step(self, denoise, x, here, there, state, noise):
+    ...         x0 = denoise(x, here).x0
+    ...         kept = (x - here.alpha * x0) / here.sigma
+    ...         return there.alpha * x0 + there.sigma * kept * 1.01, state
+    >>> Noisier().order, Noisier().stochastic
+    (1, False)
     """
 
     example = "solvers.DDIM()"
