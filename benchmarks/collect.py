@@ -20,6 +20,8 @@ def read(path):
 def cell(benchmark):
     """What a table says of one benchmark."""
     info = benchmark["extra_info"]
+    if "waiting_share" in info:
+        return f"waits {info['waiting_share']:.0%}"
     if "overhead" in info:
         return f"{info['overhead']:.3f}x"
     if "peak_bytes" in info:

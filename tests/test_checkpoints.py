@@ -6,15 +6,20 @@ import pathlib
 import resource
 import subprocess
 import sys
+import threading
+import time
 
+import keras
 import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import keras_dit
 from keras_dit.checkpoints import CorruptCheckpointError
-from keras_dit.training.checkpoints import files, folder
+from keras_dit.training.checkpoints import files, folder, state
+from keras_dit.training.checkpoints.writer import Writer
 
 ARRAYS = {
     "scalar": np.array(7, "int32"),
@@ -189,3 +194,52 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path):
         _, arrays, facts = folder.newest(tmp_path)
         assert (arrays["a"] == facts["steps"]).all()
         assert before is None or facts["steps"] >= 1
+
+
+# Writing beside the training
+
+
+def test_what_is_begun_is_done_while_others_go_on():
+    writer, free, done = Writer(), threading.Event(), []
+    writer.begin(lambda: done.append(free.wait(60)))
+    writer.look()  # which does not wait: else this would never end
+    assert not done
+    threading.Timer(0.1, free.set).start()
+    writer.begin(lambda: done.append("second"))  # waits for the first
+    assert done[0] is True
+    writer.wait()
+    assert done == [True, "second"]
+
+
+def test_what_goes_wrong_is_raised_by_the_next_call_and_once():
+    def fail():
+        raise OSError("no space")
+
+    writer = Writer()
+    writer.begin(fail)
+    with pytest.raises(OSError, match="no space"):
+        writer.begin(lambda: None)
+    writer.begin(fail)
+    with pytest.raises(OSError, match="no space"):
+        for _ in range(1000):
+            writer.look()
+            time.sleep(0.01)
+    writer.wait()
+
+
+def test_a_state_that_was_taken_does_not_move_with_the_training(tmp_path):
+    network = keras_dit.DiTModel((4, 4, 1), patch_size=2, hidden_size=8, depth=1, num_heads=1)
+    model = keras_dit.Diffusion(network, ema=0.5)
+    model.compile(keras.optimizers.AdamW(0.1))
+    images = np.zeros((4, 4, 4, 1), "float32")
+    model.train_on_batch(images)
+    arrays, facts = state.taken(model, {"epoch": 0})
+    before = {name: array.copy() for name, array in arrays.items()}
+    model.train_on_batch(images)
+    later, _ = state.taken(model, {"epoch": 0})
+    moved = [name for name in arrays if (arrays[name] != later[name]).any()]
+    assert any(n.startswith("average/") for n in moved)
+    assert any(n.startswith("optimizer/") for n in moved)
+    for name, array in before.items():
+        np.testing.assert_array_equal(arrays[name], array)
+    json.dumps(facts)

@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_dit import draws
 from keras_dit import images as pixels
+from keras_dit.datasets.ahead import Ahead
 from keras_dit.datasets.parts import (
     Contents,
     checked_conditions,
@@ -63,7 +64,8 @@ class ImageBatches(keras.utils.PyDataset):
         images: sequence (N, H, W, C): a numpy array, uint8 or floats in [-1, 1], or anything
             with a length and an image at each index, such as `ImageFiles`. Bytes stay bytes until
             their batch is asked for. What has `read(indices, mirrored)`, such as `LatentFiles`,
-            reads a batch at once and mirrors by itself.
+            reads a batch at once and mirrors by itself. While batches are asked for in a row, the
+            next two are read ahead where images is not an array.
         labels: (N,) integers of at least 0, or None.
         batch_size: B, images in a batch.
         shuffle: whether every epoch has its own random order.
@@ -129,6 +131,7 @@ class ImageBatches(keras.utils.PyDataset):
         self.num_classes = None if labels is None else len(self.class_names)
         self.epoch = 0
         self._building = self._finished = False
+        self._ahead = Ahead(self._batch, self._following)
 
     def _check_sizes(self):
         for name in ("batch_size", "threads"):
@@ -179,6 +182,15 @@ class ImageBatches(keras.utils.PyDataset):
         """
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
+        place = epoch, index, part
+        return self._batch(place) if isinstance(self.images, np.ndarray) else self._ahead(place)
+
+    def _following(self, place):
+        epoch, index, part = place
+        return (epoch, index + 1, part) if index + 1 < len(self) else (epoch + 1, 0, part)
+
+    def _batch(self, place):
+        epoch, index, part = place
         count = len(self.images)
         samples = slice(index * self.batch_size, (index + 1) * self.batch_size)
         order = draws.permutation(count, self.seed, epoch) if self.shuffle else np.arange(count)
@@ -196,6 +208,7 @@ class ImageBatches(keras.utils.PyDataset):
         fewer.images = getattr(self.images, "subset", self.images.__getitem__)(places)
         fewer.conditions = {n: taken(values, places) for n, values in self.conditions.items()}
         fewer.labels = fewer.conditions.get("label")
+        fewer._ahead = Ahead(fewer._batch, fewer._following)
         return fewer
 
     def _read(self, chosen, mirrored):

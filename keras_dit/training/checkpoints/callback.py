@@ -14,8 +14,9 @@ import numpy as np
 from keras import ops
 
 from keras_dit import backend, interrupts, notices
-from keras_dit.training.checkpoints import folder, positions, state
+from keras_dit.training.checkpoints import files, folder, positions, state
 from keras_dit.training.checkpoints.training import OneTraining
+from keras_dit.training.checkpoints.writer import Writer
 
 __all__ = ["Checkpoint", "Interrupted", "plain"]
 
@@ -44,6 +45,9 @@ class Checkpoint(keras.callbacks.Callback):
     at the end of an epoch whose val_loss, or else loss, is the lowest of those saved; or what
     `monitor` names.
 
+    Training waits while the state is copied to the host's memory, and goes on while the file is
+    written from there.
+
     Ctrl-C and SIGTERM end the training after the present step, saved; a second one ends it at once.
     Of several processes that train together the first one writes, and all have to see the folder.
 
@@ -65,7 +69,8 @@ class Checkpoint(keras.callbacks.Callback):
         ValueError: if the folder has checkpoints and `resume` is False; in `fit`, if the model or
             the data are not those of the checkpoint.
         CorruptCheckpointError: if the folder has checkpoints and none is whole.
-        OSError: in `fit`, if a checkpoint cannot be written. Those before it stay.
+        OSError: in `fit`, at the first step after a checkpoint could not be written. Those before
+            it stay.
         Interrupted: in `fit`, after Ctrl-C or SIGTERM.
 
     Example:
@@ -97,7 +102,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.rows: list[dict] = []
         self.data: dict = {}
         self.others: list = []  # the other callbacks of the training
-        self._cost = 0.0  # seconds of the last save
+        self._writer = Writer()
         self._found = self._metrics = self._saved = self._signal = None
         self._numbers: list = []  # of the other callbacks, as they were saved
 
@@ -147,7 +152,10 @@ class Checkpoint(keras.callbacks.Callback):
         self.others = [callback for callback in callbacks if callback is not self]
         one = OneTraining(self, data, model, epochs=epochs, verbose=verbose)
         with self.signals():
-            return one.run(fit, max(self.epoch, initial_epoch), epochs, rest)
+            try:
+                return one.run(fit, max(self.epoch, initial_epoch), epochs, rest)
+            finally:
+                self._writer.wait()
 
     # The place to go on from
 
@@ -210,6 +218,7 @@ class Checkpoint(keras.callbacks.Callback):
         done = min(batch + 1, self.params["steps"] or batch + 1)
         self.steps += done - self.step
         self.step = done
+        self._writer.look()
         if self.step == self.params["steps"]:
             return  # the end of the epoch follows, with its logs
         if self._is_asked() or self._is_due(self._saved_at):
@@ -231,7 +240,7 @@ class Checkpoint(keras.callbacks.Callback):
     # Saving
 
     def _is_due(self, before):
-        every = max(60.0, 50 * self._cost) if self.every is None else self.every
+        every = max(60.0, 50 * self._writer.seconds) if self.every is None else self.every
         return time.monotonic() - before >= every
 
     @property
@@ -250,27 +259,32 @@ class Checkpoint(keras.callbacks.Callback):
         self._epoch_saved_at = self._saved_at
 
     def save(self, best: bool = False) -> Any:
-        """Write a checkpoint now; between two steps."""
-        start, path = time.monotonic(), folder.path_of(self.folder, self.steps)
+        """Take a checkpoint now, between two steps, and begin to write it."""
+        path = folder.path_of(self.folder, self.steps)
         facts = {
             "epoch": self.epoch,
             "step": self.step,
             "steps": self.steps,
-            "history": self.rows,
+            "history": list(self.rows),
             "best": self.best,
             "monitor": self.monitor,
             "data": self.data,
             "callbacks": [(type(c).__name__, _numbers(c)) for c in self.others],
         }
         if backend.leads():
-            state.save(path, self.model, facts)
-            if best:
-                folder.mark_best(path)
-            folder.prune(self.folder, self.keep)
+            self._writer.wait()  # so that no more than one copy of the state is held
+            arrays, facts = state.taken(self.model, facts)
+            self._writer.begin(lambda: self._write(path, arrays, facts, best))
         self._saved, self._saved_at = path, time.monotonic()
-        self._cost = self._saved_at - start
         if self._signal:
+            self._writer.wait()
             raise Interrupted(self._signal, path)
+
+    def _write(self, path, arrays, facts, best):
+        files.write(path, arrays, facts)
+        if best:
+            folder.mark_best(path)
+        folder.prune(self.folder, self.keep)
 
     # Being asked to end
 

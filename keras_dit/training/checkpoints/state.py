@@ -13,7 +13,7 @@ from keras_dit import notices
 from keras_dit.backend import BACKEND
 from keras_dit.training.checkpoints import files, names
 
-__all__ = ["load", "save", "variables"]
+__all__ = ["load", "save", "taken", "variables"]
 
 
 def variables(model: keras.Model) -> dict[str, keras.Variable]:
@@ -65,21 +65,30 @@ def _optimizer_names(model):
     ]
 
 
-def save(path: str | os.PathLike, model: keras.Model, facts: dict) -> None:
-    """Write the whole state of a training, and facts such as its place.
+def taken(model: keras.Model, facts: dict) -> tuple[dict, dict]:
+    """The whole state of a training as it is now, for a file that is written later.
 
     Args:
-        path: of the file.
         model: a compiled `Diffusion`.
-        facts: what JSON can hold, by name. Configuration and versions are added.
+        facts: what JSON can hold, by name, such as its place.
+
+    Returns:
+        Arrays by name, copies of the variables on the host; and the facts with the configuration
+        and versions.
+    """
+    # Copies: what numpy is shown may be the variable's own memory, which the next step moves.
+    arrays = {name: np.array(ops.convert_to_numpy(v)) for name, v in variables(model).items()}
+    versions = {name: _version(name) for name in ("keras_dit", "keras", BACKEND)}
+    return arrays, {"backend": BACKEND, "versions": versions, "model": model.get_config()} | facts
+
+
+def save(path: str | os.PathLike, model: keras.Model, facts: dict) -> None:
+    """Write what `taken` gives.
 
     Raises:
         OSError: if that fails.
     """
-    arrays = {name: ops.convert_to_numpy(v) for name, v in variables(model).items()}
-    versions = {name: _version(name) for name in ("keras_dit", "keras", BACKEND)}
-    model_facts = {"backend": BACKEND, "versions": versions, "model": model.get_config()}
-    files.write(path, {name: np.asarray(a) for name, a in arrays.items()}, model_facts | facts)
+    files.write(path, *taken(model, facts))
 
 
 def _version(name):
