@@ -1,6 +1,16 @@
 """A trained network changed afterwards: for other data, smaller, or by adapters."""
 
 from keras_dit.adapt.freezing import freeze, unfreeze
+from keras_dit.adapt.lora import add_lora, load_lora, merge_lora, remove_lora, save_lora
 from keras_dit.adapt.resize import resize
 
-__all__ = ["freeze", "resize", "unfreeze"]
+__all__ = [
+    "add_lora",
+    "freeze",
+    "load_lora",
+    "merge_lora",
+    "remove_lora",
+    "resize",
+    "save_lora",
+    "unfreeze",
+]

@@ -22,7 +22,13 @@ from keras_dit.backend.devices import (
     synchronize,
 )
 from keras_dit.backend.exporting import EXPORT_FORMAT, check_export, open_batch
-from keras_dit.backend.keras_layers import call_layer, layers_of, saved_policy, without_memory
+from keras_dit.backend.keras_layers import (
+    call_layer,
+    dropping_weights,
+    layers_of,
+    saved_policy,
+    without_memory,
+)
 from keras_dit.backend.kernels import (
     attention,
     convolution,
@@ -88,6 +94,7 @@ __all__ = [
     "device_name",
     "doubled",
     "drawn",
+    "dropping_weights",
     "fingerprints",
     "free_memory",
     "gradients",

@@ -1,5 +1,8 @@
 """What Keras does around a layer's call and with its dtype policy."""
 
+import contextlib
+import gc
+from collections.abc import Iterator
 from concurrent import futures
 
 import keras
@@ -54,6 +57,19 @@ def _own_policy(layer):
 def layers_of(layer):
     """A layer and all those that it is made of, as a list."""
     return list(layer._flatten_layers())
+
+
+@contextlib.contextmanager
+def dropping_weights() -> Iterator[None]:
+    """While this lasts Keras drops weights of layers quickly (`del layer.weight`, `quantize`).
+
+    It looks for garbage in the whole program at each, half a second; here, in what is new alone.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def without_memory(make):

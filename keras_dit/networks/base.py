@@ -1,5 +1,6 @@
 """What the rest of the library asks of a network."""
 
+import warnings
 from typing import Any
 
 import keras
@@ -9,6 +10,8 @@ from keras import ops, tree
 from keras_dit import backend
 from keras_dit.conditions import Condition
 from keras_dit.networks.exporting import Exportable, condition_signature
+
+QUANTIZATIONS = ("int8", "int4")
 
 
 class Network(Exportable):
@@ -94,6 +97,38 @@ class Network(Exportable):
         for layer, store in zip(backend.layers_of(copy), stores, strict=True):
             layer.load_own_variables(store)
         return copy
+
+    def quantize(self, mode: str | None = None, config: Any = None, **kwargs: Any) -> None:
+        """Hold the matrices of linear maps as integers, in place, as `keras.Model.quantize` does.
+
+        Biases, tables and norms stay as they are. A `Diffusion` with an average is asked for its
+        `sampling_network()` first, whose weights are the average.
+
+        Args:
+            mode: "int8" or "int4": a scale for each output, which is max |W| / 127 (or / 7).
+            config: one of `keras.quantizers` instead, such as `Int4QuantizationConfig`.
+            **kwargs: as Keras has them, such as `filters`, a regular expression for the names of
+                the layers to quantize.
+
+        Raises:
+            ValueError: for a mode that Keras has not, or that takes data (GPTQ, AWQ) or training
+                (float8).
+
+        Example:
+
+        >>> network = keras_dit.DiTModel((8, 8, 1), 4, hidden_size=16, depth=1, num_heads=2)
+        >>> network.quantize("int8")
+        >>> network.blocks[0].mlp.mlp_in.kernel.dtype
+        'int8'
+        """
+        chosen = mode or getattr(config, "mode", None)
+        if chosen not in QUANTIZATIONS:
+            allowed = " or ".join(QUANTIZATIONS)
+            raise ValueError(f"mode must be {allowed}. Received: mode={chosen!r}")
+        with warnings.catch_warnings(), backend.dropping_weights():
+            # Of each layer that has nothing to quantize.
+            warnings.filterwarnings("ignore", ".* does not have a `quantize` method")
+            super().quantize(mode, config=config, **kwargs)
 
     def check(self, y: Any, count: int | None = None) -> Any:
         """Values of the conditions on the host, in the form of y; what is not said becomes null.

@@ -18,7 +18,7 @@ from keras_dit.layers.parts import copy_part, load_parts, save_part
 from keras_dit.layers.patches import check_image_shape
 from keras_dit.layers.positions import grid_positions
 from keras_dit.networks.base import Network
-from keras_dit.networks.naming import of_weights
+from keras_dit.networks.naming import has_adapters, of_weights
 from keras_dit.networks.presets import OPENERS, PRESETS, preset_config
 from keras_dit.serialization import register
 
@@ -261,8 +261,9 @@ class DiTModel(Network):
 
     def _frozen(self):
         """The names of the weights that training leaves as they are, where it moves others."""
-        adapted = any(getattr(layer, "lora_enabled", False) for layer in backend.layers_of(self))
-        if adapted or not self.trainable:  # a file has the adapters merged, or says it of all
+        if (
+            has_adapters(self) or not self.trainable
+        ):  # a file has the adapters merged, or says it of all
             return []
         weights = of_weights(self)
         return [name for name in self._learned if not weights[name].trainable]

@@ -15,6 +15,7 @@ import numpy as np
 from keras import ops
 
 from keras_dit import backend, notices
+from keras_dit.networks.naming import has_adapters
 from keras_dit.training.checkpoints import names
 
 __all__ = ["WeightAverage"]
@@ -27,7 +28,8 @@ class WeightAverage(keras.layers.Layer):
     it never moves. This one leaves them alone and is saved beside them.
 
     It follows each weight by its path: a weight that was added to the network since (an adapter, a
-    new head) joins as a copy. Where somebody else than training has changed weights (`set_weights`,
+    new head) joins as a copy. Where adapters (LoRA) train, it follows these and not what stays below
+    them, unless it had begun to. Where somebody else than training has changed weights (`set_weights`,
     `load_weights`, a merged adapter), the average starts anew as a copy of them, with a warning.
 
     Args:
@@ -141,7 +143,10 @@ class WeightAverage(keras.layers.Layer):
         self.trust()
 
     def _followed(self):
-        return _floating(names.of_weights(self._of.network))
+        network = self._of.network
+        kept = set(names.below_adapters(network)) - set(self._names if self.begun else ())
+        weights = _floating(names.of_weights(network))
+        return {name: weight for name, weight in weights.items() if name not in kept}
 
     def _match(self, weights):
         """Drop the averages of weights that are gone, add those of new ones: whether any went."""
@@ -172,7 +177,7 @@ class WeightAverage(keras.layers.Layer):
         self.settle()
         weights, averages = self._followed(), self.by_name()
         network = self._of.network
-        if any(getattr(layer, "lora_enabled", False) for layer in backend.layers_of(network)):
+        if has_adapters(network):
             # A file has no adapters: Keras merges them into the weights that it saves.
             copies = network.copied(), network.copied(self.values)
             weights, averages = (_floating(names.of_weights(copy)) for copy in copies)

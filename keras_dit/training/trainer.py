@@ -12,7 +12,7 @@ from keras import ops
 from keras_dit import backend, notices
 from keras_dit.training import checks, data, shares, step
 from keras_dit.training.average import WeightAverage
-from keras_dit.training.checkpoints import Checkpoint
+from keras_dit.training.checkpoints import Checkpoint, names
 from keras_dit.training.skips import Progress, StopOnSkips
 
 
@@ -75,7 +75,8 @@ class Trainer(keras.Model):
         self._compiled_for = None  # the names of the weights that the optimizer was built for
 
     def get_compile_config(self):
-        if not self.compiled:
+        # The adapters (LoRA) that an optimizer was made for are merged in a file.
+        if not self.compiled or names.below_adapters(self.network):
             return {}
         # How to compile is the loading backend's choice.
         return {"optimizer": keras.optimizers.serialize(self.optimizer)}

@@ -137,7 +137,7 @@ def _network_config(config, scheduler):
 # Names
 
 
-def _names(depth):
+def names(depth: int) -> dict:
     """{name of facebookresearch/DiT: (how, names of diffusers)} without ".weight" and ".bias"."""
     block = "transformer_blocks.{}.".format
     copies = [block(i) + "norm1.emb." for i in range(depth)]
@@ -190,8 +190,8 @@ def _tied(parts):
 
 
 def _renamed(tensors, depth, folder):
-    names = _names(depth)
-    expected = [other for _, others in names.values() for other in others]
+    known = names(depth)
+    expected = [other for _, others in known.values() for other in others]
     missing = [name for name in expected if name not in tensors]
     extra = [name for name in tensors if name not in set(expected)]
     if missing or extra:
@@ -199,7 +199,7 @@ def _renamed(tensors, depth, folder):
         parts += [f"unexpected: {some(extra)}"] if extra else []
         raise ValueError(f"{folder} does not fit its config.json: {'; '.join(parts)}")
     return {
-        name: how([tensors[other] for other in others]) for name, (how, others) in names.items()
+        name: how([tensors[other] for other in others]) for name, (how, others) in known.items()
     }
 
 
@@ -342,7 +342,7 @@ def _scheduler_config(parts):
 
 def _foreign(tensors, depth):
     result = {}
-    for name, (how, others) in _names(depth).items():
+    for name, (how, others) in names(depth).items():
         for i, other in enumerate(others):
             result[other] = _third(tensors[name], i) if how is joined else tensors[name]
     return result

@@ -27,7 +27,7 @@ _PREFIX = re.compile(r"(module\.|_orig_mod\.)+")  # of DistributedDataParallel, 
 _OTHERS = {  # parts that DiT does not have: whose they are
     r"^projectors\.": "REPA's projectors",
     r"\.cond_proj\.|^omega_embedder": "an embedder of the guidance's scale",
-    r"\.lora_": "adapters of PEFT, which have to be merged into their network first",
+    r"\.lora_": "adapters of PEFT: adapt.load_lora or --lora puts them on their network",
 }
 _STATES = {  # of a checkpoint: what is looked for first, and what is said of it
     "ema": "of this checkpoint the average of the weights is taken ('ema')",

@@ -20,6 +20,7 @@ from keras_dit import backend
 from keras_dit.conditions import TimestepEmbedding
 from keras_dit.layers import AdaLNBlock, LayerNorm, SwiGLU, sincos_positions
 from keras_dit.networks import DiTModel
+from keras_dit.networks.naming import has_adapters
 from keras_dit.notices import warn
 from keras_dit.weights.files import Stored, some
 
@@ -49,7 +50,7 @@ def shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return {**start, **others, **found}
 
 
-def _maps(network):
+def maps(network):
     """{name: layer} of a `DiTModel`'s linear maps."""
     result = {
         "x_embedder.proj": network.patches.projection,
@@ -89,7 +90,7 @@ def variables(network: DiTModel) -> dict:
         "pos_embed": network.positions,
         "y_embedder.embedding_table.weight": network.label.table,
     }
-    for name, layer in _maps(network).items():
+    for name, layer in maps(network).items():
         result |= {f"{name}.weight": layer.kernel, f"{name}.bias": layer.bias}
     for name, norm in _norms(network).items():
         parts = {"weight": getattr(norm, "gain", None), "bias": getattr(norm, "bias", None)}
@@ -228,10 +229,10 @@ def save(network: DiTModel) -> dict[str, Stored]:
         raise ValueError(
             f"a network that is told more than its class cannot be exported. Received: {others}"
         )
-    layers = _maps(network).values()
+    layers = maps(network).values()
     if any(getattr(layer, "quantization_mode", None) for layer in layers):
         raise ValueError("a quantized network cannot be exported: export it before quantize()")
-    if any(getattr(layer, "lora_enabled", False) for layer in layers):
+    if has_adapters(network):
         warn("the network's adapters (LoRA) are merged into the weights that are exported")
 
     def stored(name, variable, shape):

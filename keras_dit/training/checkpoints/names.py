@@ -7,9 +7,9 @@ The one place that translates them: for checkpoints, and for the average in `.ke
 import re
 from collections.abc import Iterable
 
-from keras_dit.networks.naming import of_weights
+from keras_dit.networks.naming import below_adapters, of_weights
 
-__all__ = ["of_today", "of_weights", "order_of_0_1_0"]
+__all__ = ["below_adapters", "of_today", "of_weights", "order_of_0_1_0"]
 
 _ROOMS = ["positions", "patches", "time", "label", "block", "final"]
 _PARTS = ["modulation", "qkv", "attention/projection", "mlp_in", "mlp_out", "projection", "table"]

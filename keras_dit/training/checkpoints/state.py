@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_dit import notices
-from keras_dit.backend import BACKEND
+from keras_dit.backend import BACKEND, fingerprints
 from keras_dit.training.checkpoints import files, names
 
 __all__ = ["load", "save", "taken", "variables"]
@@ -25,14 +25,16 @@ def variables(model: keras.Model) -> dict[str, keras.Variable]:
     Returns:
         dict: `network/…`, `average/…` under the same names, `optimizer/…`, `metrics/…`, and
         `state/…` for what is left, such as the states of the random numbers. What the codec holds
-        is not among them: no step moves it.
+        is not among them, nor what is below adapters (LoRA): no step moves it.
     """
     network, average, optimizer = model.network, model.average, model.optimizer
     if not optimizer.built:
         optimizer.build(model.trainable_variables)
     if average is not None:
         average.settle()
-    named = {f"network/{name}": weight for name, weight in names.of_weights(network).items()}
+    kept = names.below_adapters(network)
+    weights = names.of_weights(network).items()
+    named = {f"network/{name}": weight for name, weight in weights if name not in kept}
     named["skipped"] = model.skipped
     if average is not None:
         named["average/updates"] = average.updates
@@ -42,6 +44,7 @@ def variables(model: keras.Model) -> dict[str, keras.Variable]:
     named |= {f"metrics/{variable.path}": variable for variable in model.metrics_variables}
     known = {id(variable) for variable in named.values()}
     known |= {id(variable) for layer in model.codec_layers for variable in layer.variables}
+    known |= {id(variable) for variable in kept.values()}
     rest = [variable for variable in model.variables if id(variable) not in known]
     named |= {f"state/{index}_{v.name}": v for index, v in enumerate(rest)}
     return named
@@ -79,7 +82,8 @@ def taken(model: keras.Model, facts: dict) -> tuple[dict, dict]:
     # Copies: what numpy is shown may be the variable's own memory, which the next step moves.
     arrays = {name: np.array(ops.convert_to_numpy(v)) for name, v in variables(model).items()}
     versions = {name: _version(name) for name in ("keras_dit", "keras", BACKEND)}
-    return arrays, {"backend": BACKEND, "versions": versions, "model": model.get_config()} | facts
+    own = {"backend": BACKEND, "versions": versions, "model": model.get_config(), **_below(model)}
+    return arrays, own | facts
 
 
 def save(path: str | os.PathLike, model: keras.Model, facts: dict) -> None:
@@ -89,6 +93,13 @@ def save(path: str | os.PathLike, model: keras.Model, facts: dict) -> None:
         OSError: if that fails.
     """
     files.write(path, *taken(model, facts))
+
+
+def _below(model):
+    """{"below": a fingerprint of each weight that is below adapters}: they belong to no others."""
+    kept = names.below_adapters(model.network)
+    marks = fingerprints(list(kept.values()))
+    return {"below": dict(zip(kept, marks, strict=True))} if kept else {}
 
 
 def _version(name):
@@ -109,6 +120,11 @@ def load(model: keras.Model, path: str | os.PathLike, arrays: dict, facts: dict)
     own = variables(model)
     arrays = {names.of_today(name): array for name, array in arrays.items()}
     _check_names(path, own, arrays)
+    if facts.get("below", {}) != _below(model).get("below", {}):
+        raise ValueError(
+            f"the checkpoint {path} holds adapters (LoRA) of a network with other weights: begin "
+            "with those that they were trained on"
+        )
     if facts["backend"] != BACKEND:
         notices.warn(
             f"{path} was written with {facts['backend']}: weights, average and optimizer are the "
