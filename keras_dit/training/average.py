@@ -28,9 +28,10 @@ class WeightAverage(keras.layers.Layer):
     it never moves. This one leaves them alone and is saved beside them.
 
     It follows each weight by its path: a weight that was added to the network since (an adapter, a
-    new head) joins as a copy. Where adapters (LoRA) train, it follows these and not what stays below
-    them, unless it had begun to. Where somebody else than training has changed weights (`set_weights`,
-    `load_weights`, a merged adapter), the average starts anew as a copy of them, with a warning.
+    new head) joins as a copy. Where adapters (LoRA) train, it follows these, and what stays below
+    them only if it had begun to. Where somebody else than training has changed weights
+    (`set_weights`, `load_weights`, a merged adapter), the average starts anew as a copy of them,
+    with a warning.
 
     Args:
         decay: in [0, 1).
