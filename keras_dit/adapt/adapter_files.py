@@ -26,7 +26,7 @@ from keras_dit.networks.base import Network
 from keras_dit.weights import files, hub
 from keras_dit.weights.files import Stored, folders, some
 
-__all__ = ["Adapter", "Adapters", "is_adapter_file", "read", "write"]
+__all__ = ["Adapter", "Adapters", "contents", "is_adapter_file", "read", "write"]
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model"
 NOTE = "lora_adapter_metadata"  # under which diffusers keeps the configuration in a file
@@ -73,10 +73,10 @@ class Adapters(NamedTuple):
 
 
 def is_adapter_file(path: str | os.PathLike) -> bool:
-    """Whether a file, or a folder, is one of adapters."""
+    """Whether a file, or a folder of peft, is one of adapters."""
     place = pathlib.Path(path)
     if place.is_dir():
-        return _in_folder(place) is not None
+        return (place / CONFIG).is_file()
     try:
         return any(_KEY.fullmatch(name) for name in files.read(place))
     except (OSError, ValueError, ImportError):
@@ -94,10 +94,19 @@ def read(path: str | os.PathLike, network: Network) -> Adapters:
         FileNotFoundError: if there is none.
         ValueError: for a file without adapters, or of a kind that cannot be loaded.
     """
+    return adapter_names.ours(contents(path), network)
+
+
+def contents(path: str | os.PathLike) -> Adapters:
+    """The adapters of a file, by the names that it has for layers.
+
+    Args:
+        path: as for `read`.
+    """
     tensors, config = _open(path)
     layers, whole = _sorted(tensors, path)
     made = {name: _adapter(name, parts, config, path) for name, parts in layers.items()}
-    return adapter_names.ours(Adapters(made, whole), network)
+    return Adapters(made, whole)
 
 
 def _open(path):

@@ -3,19 +3,23 @@
 import pathlib
 
 from keras_dit import weights
-from keras_dit.cli import common, models
+from keras_dit.cli import common, models, options
+from keras_dit.networks.base import QUANTIZATIONS
 
 HELP = "convert weights between Keras and the formats of other programs"
 EXAMPLE = """\
 SOURCE is what `keras-dit sample` takes as MODEL. Which of its weights are taken
 is printed: the average, if it has one, or with --raw the raw ones.
 The process that they belong to and the names of the classes travel with them,
-unseen by other programs.
+unseen by other programs. Adapters (--lora) are merged. Weights as integers go
+into a .keras file, and are those that the model samples with.
 
 examples:
   keras-dit convert DiT-XL-2-256x256.pt dit.keras
   keras-dit convert runs/photos photos.pt
-  keras-dit convert runs/photos photos-diffusers"""
+  keras-dit convert runs/photos photos-diffusers
+  keras-dit convert DiT-XL-2-256x256.pt pets.pt --lora runs/pets
+  keras-dit convert runs/photos photos-int8.keras --quantize int8"""
 
 PROCESS = ("schedule", "prediction", "objective", "codec")
 
@@ -26,6 +30,9 @@ def add_arguments(command):
     command.add_argument(
         "target", metavar="TARGET", help=f"its suffix says what: .keras; {written}"
     )
+    integers = f"hold the matrices as integers: {', '.join(QUANTIZATIONS)}"
+    quantizations = options.one_of(QUANTIZATIONS)
+    command.add_argument("--quantize", type=quantizations, metavar="MODE", help=integers)
     models.add_arguments(command)
 
 
@@ -36,8 +43,12 @@ def _named(format):
 def run(arguments):
     target = pathlib.Path(arguments.target)
     format = None if target.suffix == ".keras" else _format(target)
+    if arguments.quantize and format is not None:
+        raise ValueError(f"--quantize is for a .keras file. Received: {target}")
     with common.claimed(target.parent):
         found = models.load(arguments.source, **models.chosen(arguments))
+        if arguments.quantize:
+            found = models.quantized(found, arguments.quantize)
         _write(found, target, format)
     parameters = found.diffusion.network.count_params()
     print(f"{parameters:,} parameters written to {target}, of {found.taken}")

@@ -3,7 +3,11 @@
 import json
 import pathlib
 
-from keras_dit.cli import autoencoders, common, models, options
+from keras import ops
+
+from keras_dit import backend
+from keras_dit.adapt import adapter_files
+from keras_dit.cli import adapters, autoencoders, common, models, options
 from keras_dit.cli.common import counted
 from keras_dit.codecs import Autoencoder
 from keras_dit.datasets.latents import is_latent_folder
@@ -17,7 +21,7 @@ Multiply-adds are those of one image's forward pass. Weights are float32.
 Training is about the memory of a step of AdamW with the average: 20 bytes a
 parameter, and what the batch leaves for the gradient, without --remat.
 MODEL is what `keras-dit sample` takes: a run's folder, a .keras file, weights
-from elsewhere; or a folder of latents.
+from elsewhere; or a folder of latents, or a file of adapters.
 
 examples:
   keras-dit info
@@ -42,6 +46,9 @@ def run(arguments):
     what = arguments.what
     if what is not None and is_latent_folder(what):
         print("\n".join(autoencoders.of_latents(what)))
+        return
+    if what is not None and adapter_files.is_adapter_file(what) and not arguments.lora:
+        print("\n".join(adapters.of_file(what)))
         return
     if what is not None and what not in PRESETS and _is_path(what):
         print("\n".join(_description(models.load(what, **models.chosen(arguments)), what)))
@@ -93,8 +100,18 @@ def _description(found, path):
     yield f"network   {size}, patches of {config['patch_size']}, {tokens:,} tokens"
     cost = f"{multiply_adds(config) / 1e9:.2f} G multiply-adds an image"
     yield f"          {model.network.count_params():,} parameters, {cost}"
+    yield from _integers(model.network)
     yield f"process   {model.schedule}, {model.prediction}"
     yield from _run(pathlib.Path(path))
+
+
+def _integers(network):
+    """How many of a quantized network's weights are integers."""
+    modes = {getattr(layer, "quantization_mode", None) for layer in backend.layers_of(network)}
+    modes -= {None}
+    if modes:
+        size = sum(ops.convert_to_numpy(weight).nbytes for weight in network.weights)
+        yield f"          matrices as {', '.join(sorted(modes))}, {size / 1e6:.1f} MB of weights"
 
 
 def _classes(count, names):
@@ -111,6 +128,8 @@ def _run(folder):
     if not (folder / "config.json").is_file() or not (folder / "log.csv").is_file():
         return
     settings = json.loads((folder / "config.json").read_text()).get("arguments", {})
+    if settings.get("lora"):
+        yield f"adapters  of rank {settings['lora']}, in {folder / adapters.FILE}; here merged"
     last = (folder / "log.csv").read_text().splitlines()
     row = dict(zip(last[0].split(","), last[-1].split(",")))
     losses = [f"{name} {float(row[name]):.4f}" for name in ("loss", "val_loss") if row.get(name)]

@@ -3,10 +3,11 @@
 import argparse
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from keras_dit import processes, weights
-from keras_dit.cli import options, recipe
+from keras_dit.cli import adapters, options, recipe, resume
 from keras_dit.codecs import Autoencoder
 from keras_dit.diffusion import Diffusion
 from keras_dit.registry import nearest_first
@@ -14,7 +15,7 @@ from keras_dit.serialization import load_model
 from keras_dit.training import checkpoints
 from keras_dit.training.checkpoints import folder as checkpoint_folder
 
-__all__ = ["Model", "add_arguments", "chosen", "load"]
+__all__ = ["Model", "add_arguments", "chosen", "load", "quantized"]
 
 
 class Model(NamedTuple):
@@ -43,11 +44,13 @@ def add_arguments(command) -> None:
     add("--raw", action="store_true", help="the raw weights, not their average")
     decoder = "of latents, for a model without one: a folder or file, hf://owner/name"
     add("--autoencoder", metavar="FILE", help=decoder)
+    worn = "adapters (LoRA) to put on it, such as pets.safetensors:0.8; may be given several times"
+    add("--lora", action="append", type=adapters.parsed, metavar="FILE[:WEIGHT]", help=worn)
 
 
 def chosen(arguments: argparse.Namespace) -> dict:
     """What `add_arguments` has asked for, as arguments of `load`."""
-    names = ("num_heads", "method", "checkpoint", "raw", "autoencoder")
+    names = ("num_heads", "method", "checkpoint", "raw", "autoencoder", "lora")
     return {name: getattr(arguments, name) for name in names}
 
 
@@ -59,6 +62,7 @@ def load(
     checkpoint: str | None = None,
     raw: bool = False,
     autoencoder: str | None = None,
+    lora: Sequence[tuple[str, float]] | None = None,
 ) -> Model:
     """Open a MODEL.
 
@@ -69,11 +73,22 @@ def load(
         checkpoint: steps of a checkpoint in the run's folder, or "best"; None: the model's file.
         raw: whether the raw weights are taken, not their average.
         autoencoder: what `codecs.Autoencoder.from_preset` opens, in the place of the model's codec.
+        lora: files of adapters, and the weight of each.
 
     Raises:
-        FileNotFoundError: if there is no such model, checkpoint or autoencoder.
+        FileNotFoundError: if there is no such model, checkpoint, autoencoder or adapter.
         ValueError: if the file holds something else.
     """
+    found = _load(path, num_heads, method, checkpoint, raw, autoencoder)
+    if not lora:
+        return found
+    network = found.diffusion.sampling_network()
+    words = adapters.worn(network, lora)
+    taken = f"{found.taken} with the adapters {words}"
+    return found._replace(diffusion=_sampling(found.diffusion, network), taken=taken)
+
+
+def _load(path, num_heads, method, checkpoint, raw, autoencoder):
     codec = None if autoencoder is None else Autoencoder.from_preset(autoencoder)
     folder = pathlib.Path(path)
     file = _keras_file(folder)
@@ -86,6 +101,7 @@ def load(
     diffusion, taken = _read(file), ""
     if checkpoint is not None:
         found = _checkpoint(folder, checkpoint)
+        diffusion = resume.as_trained(diffusion, folder)
         checkpoints.load(diffusion, found, *checkpoints.read(found))
         taken = f" of the checkpoint {found.name}"
     if raw or diffusion.average is None:
@@ -139,6 +155,19 @@ def _checkpoint(folder, name):
         there = ", ".join(nearest_first(name, known)) or "none"
         raise FileNotFoundError(f"no checkpoint {name} in {place}; there are: {there}")
     return known[name]
+
+
+def quantized(found: Model, mode: str) -> Model:
+    """The model with the weights that it samples with as integers.
+
+    Args:
+        found: what `load` gave.
+        mode: of `Network.quantize`.
+    """
+    network = found.diffusion.sampling_network()
+    network.quantize(mode)
+    taken = f"{found.taken}, as {mode}"
+    return found._replace(diffusion=_sampling(found.diffusion, network), taken=taken)
 
 
 def _sampling(model, network, codec=None):

@@ -4,12 +4,13 @@ import argparse
 import json
 import pathlib
 
+from keras_dit.cli import adapters, recipe
 from keras_dit.cli.options import spelled
 from keras_dit.cli.run_folder import AUTOENCODER
 from keras_dit.codecs import Autoencoder
 from keras_dit.diffusion import Diffusion
 
-__all__ = ["MAY_CHANGE", "model", "settings"]
+__all__ = ["MAY_CHANGE", "as_trained", "model", "settings"]
 
 # Everything else would be another run: its network, its data or its optimizer's variables.
 MAY_CHANGE = {
@@ -77,6 +78,26 @@ def model(config: dict, folder: pathlib.Path) -> Diffusion:
     if isinstance(made.codec, Autoencoder):
         kept = Autoencoder.from_preset(folder / AUTOENCODER)
         made.codec.network.set_weights(kept.network.get_weights())
+    return made
+
+
+def as_trained(found: Diffusion, folder: pathlib.Path) -> Diffusion:
+    """The model that a run's checkpoints are of, ready for one to be loaded.
+
+    Args:
+        found: what the run's model.keras holds; of a run with adapters these are merged there.
+        folder: of the run.
+    """
+    file = folder / "config.json"
+    config = json.loads(file.read_text()) if file.is_file() else {"arguments": {}}
+    settings = argparse.Namespace(**config["arguments"])
+    if not getattr(settings, "lora", None):
+        return found
+    made = adapters.resumed(model(config, folder), settings, folder)
+    rate = recipe.learning_rate(1.0, steps=1)
+    names = ("weight_decay", "clip_norm", "accumulate")
+    chosen = {name: getattr(settings, name) for name in names}
+    made.compile(recipe.optimizer(rate, settings.optimizer, **chosen))
     return made
 
 

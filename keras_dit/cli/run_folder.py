@@ -12,7 +12,7 @@ from keras import ops
 
 import keras_dit
 from keras_dit import files
-from keras_dit.cli import common, looks, texts
+from keras_dit.cli import adapters, common, looks, texts
 from keras_dit.cli.progress import Stopwatch
 from keras_dit.codecs import Autoencoder, Codec
 
@@ -117,6 +117,7 @@ class RunFolder(keras.callbacks.Callback):
     def save(self):
         """Write model.keras and loss.png as things stand."""
         common.save_model(self.model, self.folder / "model.keras")
+        adapters.keep(self.model, self.folder)
         plot_loss(self.folder / "log.csv")
         self.since_saved.restart()
 

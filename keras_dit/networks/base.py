@@ -105,8 +105,11 @@ class Network(Exportable):
         `sampling_network()` first, whose weights are the average.
 
         Args:
-            mode: "int8" or "int4": a scale for each output, which is max |W| / 127 (or / 7).
-            config: one of `keras.quantizers` instead, such as `Int4QuantizationConfig`.
+            mode: "int8": whole numbers of -127 to 127 with a scale for each output, and at each
+                call the same of the tokens; "int4": of -8 to 7 with a scale and an offset for each
+                output and 128 inputs, the tokens as they are.
+            config: one of `keras.quantizers` instead, such as
+                `Int4QuantizationConfig(block_size=-1)`.
             **kwargs: as Keras has them, such as `filters`, a regular expression for the names of
                 the layers to quantize.
 
