@@ -8,6 +8,7 @@ with command.start():
 
 from keras_dit import (
     adapt,
+    averages,
     caching,
     checkpoints,
     codecs,
@@ -47,6 +48,7 @@ __all__ = [
     "Process",
     "Rates",
     "adapt",
+    "averages",
     "caching",
     "checkpoints",
     "codecs",

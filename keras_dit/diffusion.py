@@ -22,6 +22,7 @@ from keras_dit.schedules import NoiseSchedule, TimeGrid
 from keras_dit.serialization import register
 from keras_dit.solvers import DDIM, Solver
 from keras_dit.training import checks
+from keras_dit.training.profiles import Power
 from keras_dit.training.trainer import Trainer
 
 
@@ -46,7 +47,8 @@ class Diffusion(Trainer):
         schedule, prediction, objective: parts of the process that are to be others.
         codec: images <-> what the network sees; None: `Pixels()`, images in [−1, 1]. A network
             that it holds is kept and saved with this model, and not trained.
-        ema: decay in [0, 1) of the average for each step, or None for no average.
+        ema: decay in [0, 1) of the average for each step; or an `averages.Power`, for averages
+            whose length is chosen after training; or None for no average.
         process: how data becomes noise and what the network learns of it, a `Process` such as
             `processes.named("flow")`; None: as DiT was published, "ddpm", or "dit" where the
             network has the channels for a learned variance.
@@ -77,7 +79,7 @@ class Diffusion(Trainer):
         prediction: Prediction | None = None,
         objective: Objective | None = None,
         codec: Codec | None = None,
-        ema: float | None = 0.9999,
+        ema: float | Power | None = 0.9999,
         *,
         process: Process | None = None,
         class_names: Sequence[str] | None = None,
@@ -301,7 +303,8 @@ class Diffusion(Trainer):
         parts = {"network": self.network, "process": self.process, "codec": self.codec}
         config = {name: keras.saving.serialize_keras_object(part) for name, part in parts.items()}
         names = {} if self.class_names is None else {"class_names": list(self.class_names)}
-        return {"name": self.name, "ema": self.ema, **names, **config}
+        ema = keras.saving.serialize_keras_object(self.ema)
+        return {"name": self.name, "ema": ema, **names, **config}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):

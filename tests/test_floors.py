@@ -29,7 +29,7 @@ FLOORS = (
     {"training"},
     {"diffusion"},
     {"evaluation"},
-    {"caching", "checkpoints", "metrics", "sampler"},  # rooms by their public names
+    {"averages", "caching", "checkpoints", "metrics", "sampler"},  # rooms by their public names
     {"__init__"},
     {"cli"},
     {"__main__"},

@@ -11,6 +11,7 @@ import keras_dit
 from keras_dit import backend, command, interrupts
 from keras_dit.cli import (
     autoencoder,
+    average,
     bench,
     convert,
     demo,
@@ -31,7 +32,7 @@ backend.
 
 example: keras-dit demo"""
 
-COMMANDS = (demo, train, sample, evaluate, autoencoder, encode, convert, info, bench)
+COMMANDS = (demo, train, sample, evaluate, average, autoencoder, encode, convert, info, bench)
 STOPPING = "stopping after this step, or when it is compiled; once more: at once"
 MISTAKES = (
     ValueError,

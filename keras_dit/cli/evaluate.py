@@ -25,6 +25,7 @@ examples:
     --guidance 1.5 --features weights-inception-2015-12-05-6726825d.pth
   keras-dit evaluate runs/digits --reference digits --num-images 2000
     --sweep guidance=1,1.5,2,4 --sweep steps=10,20,50
+  keras-dit evaluate runs/photos --reference photos/ --average-std 0.05,0.1,0.15
   keras-dit evaluate --images samples.npz --reference photos/"""
 
 NUM_IMAGES = 10_000
@@ -82,7 +83,9 @@ def _add_scores(group):
 def run(arguments):
     if (arguments.model is None) == (arguments.images is None):
         raise ValueError("give a MODEL, or a set of images by --images, and not both")
-    cells = sweep.cells(arguments.sweep)
+    cells = sweep.cells([*arguments.sweep, *_several(arguments)])
+    if "average-std" in cells[0] and (arguments.raw or arguments.checkpoint):
+        raise ValueError("--average-std, --checkpoint and --raw are different weights: give one")
     with common.claimed(arguments.out) as out:
         if arguments.images is not None:
             if cells != [{}] or arguments.keep:
@@ -97,6 +100,15 @@ def run(arguments):
     for note in report.notes:
         print(f"note: {note}")
     print(f"all that they depend on: {out / 'report.json'}")
+
+
+def _several(arguments):
+    """The lengths of the average as a sweep, where there are several."""
+    stds = arguments.average_std
+    if not isinstance(stds, list) or arguments.model is None:
+        return []
+    arguments.average_std = None
+    return [f"average-std={','.join(f'{std:g}' for std in stds)}"]
 
 
 def _features(arguments, data):
@@ -128,6 +140,7 @@ class _Model:
 
     def __init__(self, arguments):
         self.found = models.load(arguments.model, **models.chosen(arguments))
+        self.average_std = arguments.average_std
         diffusion = self.found.diffusion
         height, width, channels = evaluation.image_shape(diffusion)
         source = arguments.reference
@@ -140,6 +153,9 @@ class _Model:
     def report(self, arguments, out, keep=None):
         """Make the images of these settings and score them; the report is in the folder."""
         diffusion, names = self.found.diffusion, self.found.class_names
+        if arguments.average_std != self.average_std:  # of a sweep
+            models.take_average(diffusion, arguments.model, arguments.average_std)
+            self.average_std = arguments.average_std
         plan = Plan(
             num_images=arguments.num_images,
             labels=arguments.labels,

@@ -8,14 +8,16 @@ from typing import NamedTuple
 
 from keras_dit import processes, weights
 from keras_dit.cli import adapters, options, recipe, resume
-from keras_dit.codecs import Autoencoder
+from keras_dit.cli.run_folder import AVERAGES
+from keras_dit.codecs import Autoencoder, Codec
 from keras_dit.diffusion import Diffusion
+from keras_dit.networks.base import Network
 from keras_dit.registry import nearest_first
 from keras_dit.serialization import load_model
-from keras_dit.training import checkpoints
+from keras_dit.training import checkpoints, posthoc
 from keras_dit.training.checkpoints import folder as checkpoint_folder
 
-__all__ = ["Model", "add_arguments", "chosen", "load", "quantized"]
+__all__ = ["Model", "add_arguments", "chosen", "load", "quantized", "sampling", "snapshots_of"]
 
 
 class Model(NamedTuple):
@@ -42,6 +44,8 @@ def add_arguments(command) -> None:
     step = "weights of a run's checkpoint: a number of steps, or best"
     add("--checkpoint", metavar="STEP", help=step)
     add("--raw", action="store_true", help="the raw weights, not their average")
+    length = "the average of that length, of a run with --averages; see `keras-dit average`"
+    add("--average-std", type=options.numbers, metavar="STD", help=length)
     decoder = "of latents, for a model without one: a folder or file, hf://owner/name"
     add("--autoencoder", metavar="FILE", help=decoder)
     worn = "adapters (LoRA) to put on it, such as pets.safetensors:0.8; may be given several times"
@@ -50,7 +54,7 @@ def add_arguments(command) -> None:
 
 def chosen(arguments: argparse.Namespace) -> dict:
     """What `add_arguments` has asked for, as arguments of `load`."""
-    names = ("num_heads", "method", "checkpoint", "raw", "autoencoder", "lora")
+    names = ("num_heads", "method", "checkpoint", "raw", "average_std", "autoencoder", "lora")
     return {name: getattr(arguments, name) for name in names}
 
 
@@ -61,6 +65,8 @@ def load(
     method: str | None = None,
     checkpoint: str | None = None,
     raw: bool = False,
+    average_std: float | list[float] | None = None,
+    at: int | None = None,
     autoencoder: str | None = None,
     lora: Sequence[tuple[str, float]] | None = None,
 ) -> Model:
@@ -72,6 +78,9 @@ def load(
         num_heads, method: what weights from elsewhere leave open.
         checkpoint: steps of a checkpoint in the run's folder, or "best"; None: the model's file.
         raw: whether the raw weights are taken, not their average.
+        average_std: the length of the average that is made of the snapshots of a run; None: the
+            model's own average.
+        at: updates of the snapshot at which it ends; None: the last.
         autoencoder: what `codecs.Autoencoder.from_preset` opens, in the place of the model's codec.
         lora: files of adapters, and the weight of each.
 
@@ -79,22 +88,26 @@ def load(
         FileNotFoundError: if there is no such model, checkpoint, autoencoder or adapter.
         ValueError: if the file holds something else.
     """
-    found = _load(path, num_heads, method, checkpoint, raw, autoencoder)
+    which = checkpoint, raw, average_std, at
+    found = _load(path, num_heads, method, which, autoencoder)
     if not lora:
         return found
     network = found.diffusion.sampling_network()
     words = adapters.worn(network, lora)
     taken = f"{found.taken} with the adapters {words}"
-    return found._replace(diffusion=_sampling(found.diffusion, network), taken=taken)
+    return found._replace(diffusion=sampling(found.diffusion, network), taken=taken)
 
 
-def _load(path, num_heads, method, checkpoint, raw, autoencoder):
+def _load(path, num_heads, method, which, autoencoder):
+    checkpoint, raw, average_std, at = which
     codec = None if autoencoder is None else Autoencoder.from_preset(autoencoder)
     folder = pathlib.Path(path)
     file = _keras_file(folder)
+    given = {"--checkpoint": checkpoint, "--raw": raw, "--average-std": average_std}
+    given = {name: value for name, value in given.items() if value}
     if file is None:
-        if checkpoint is not None or raw:
-            raise ValueError(f"--checkpoint and --raw are for runs and .keras files, not {path}")
+        if given:
+            raise ValueError(f"{next(iter(given))} is for runs and .keras files, not {path}")
         return _foreign(path, num_heads, method, codec)
     if method is not None or num_heads is not None:
         raise ValueError(f"{path} says itself how it was made: leave out --method and --num-heads")
@@ -104,13 +117,53 @@ def _load(path, num_heads, method, checkpoint, raw, autoencoder):
         diffusion = resume.as_trained(diffusion, folder)
         checkpoints.load(diffusion, found, *checkpoints.read(found))
         taken = f" of the checkpoint {found.name}"
-    if raw or diffusion.average is None:
-        diffusion, taken = _sampling(diffusion, diffusion.network), f"the raw weights{taken}"
+    if average_std is not None:
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are different weights: give one")
+        diffusion = resume.as_trained(diffusion, folder)
+        taken = take_average(diffusion, folder, average_std, at)
+    elif raw or diffusion.average is None:
+        diffusion, taken = sampling(diffusion, diffusion.network), f"the raw weights{taken}"
     else:
         taken = f"the average of the weights{taken}"
     if codec is not None:
-        diffusion = _sampling(diffusion, diffusion.sampling_network(), codec)
+        diffusion = sampling(diffusion, codec=codec)
     return Model(diffusion, diffusion.class_names or _class_names(folder), taken)
+
+
+def take_average(
+    diffusion: Diffusion, run: str | pathlib.Path, std: float | list[float], at: int | None = None
+) -> str:
+    """Have a model sample with an average that is made of the snapshots of its run.
+
+    Returns:
+        Which weights they are, in words.
+
+    Raises:
+        FileNotFoundError: if there are no snapshots.
+        ValueError: for a length that they do not give, or several of them.
+    """
+    if isinstance(std, list):
+        raise ValueError(f"--average-std takes several lengths in keras-dit evaluate only: {std}")
+    made = posthoc.load(diffusion, snapshots_of(run), std, at)
+    return (
+        f"the average of {made.std:g} of the training at update {made.at:,}, a sum of "
+        f"{made.stored} whose profile is right to {made.error:.1%}"
+    )
+
+
+def snapshots_of(run: str | pathlib.Path) -> pathlib.Path:
+    """The folder of snapshots of a run.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    folder = pathlib.Path(run) / AVERAGES
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"no snapshots at {folder}: they come with keras-dit train --averages"
+        )
+    return folder
 
 
 def _keras_file(path):
@@ -167,11 +220,20 @@ def quantized(found: Model, mode: str) -> Model:
     network = found.diffusion.sampling_network()
     network.quantize(mode)
     taken = f"{found.taken}, as {mode}"
-    return found._replace(diffusion=_sampling(found.diffusion, network), taken=taken)
+    return found._replace(diffusion=sampling(found.diffusion, network), taken=taken)
 
 
-def _sampling(model, network, codec=None):
-    """A model that samples with this network, and has no average."""
+def sampling(
+    model: Diffusion, network: Network | None = None, codec: Codec | None = None
+) -> Diffusion:
+    """A model without an average.
+
+    Args:
+        model: whose parts it has.
+        network: that it samples with; None: one with the weights that `model` samples with.
+        codec: None: that of `model`.
+    """
+    network = model.sampling_network() if network is None else network
     parts = {name: getattr(model, name) for name in ("process", "class_names")}
     return Diffusion(network, **parts, codec=codec or model.codec, ema=None)
 

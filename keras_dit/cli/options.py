@@ -14,6 +14,7 @@ __all__ = [
     "count",
     "finite",
     "natural",
+    "numbers",
     "one_of",
     "positive_number",
     "seeds",
@@ -103,6 +104,12 @@ def share(text: str) -> float:
 def seeds(text: str) -> int | list[int]:
     """One seed, or several with commas."""
     found = [natural(part) for part in text.split(",")]
+    return found if len(found) > 1 else found[0]
+
+
+def numbers(text: str) -> float | list[float]:
+    """One number above 0, or several with commas."""
+    found = [positive_number(part) for part in text.split(",")]
     return found if len(found) > 1 else found[0]
 
 

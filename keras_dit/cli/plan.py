@@ -12,6 +12,7 @@ from keras_dit.cli import texts
 from keras_dit.cli.common import counted
 from keras_dit.codecs import Codec, Pixels
 from keras_dit.networks import preset_config
+from keras_dit.networks.cost import count_parameters
 from keras_dit.networks.memory import training_memory
 
 __all__ = ["fill"]
@@ -91,7 +92,8 @@ def _memory(settings, data, codec):
 
     def takes():
         chosen = config(settings, data, codec)
-        return backend.step_memory().program + training_memory(chosen, batch)
+        averages = 4 * count_parameters(chosen) * _more_averages(settings)
+        return backend.step_memory().program + training_memory(chosen, batch) + averages
 
     def too_much():
         return not settings.any_memory and free is not None and takes() > SHARE * free
@@ -109,6 +111,12 @@ def _memory(settings, data, codec):
     remat = ", with --remat" if settings.remat else ""
     memory = f"a step takes about {takes() / 1e9:.1f} GB{room}"
     return [f"batch: {counted(batch, 'image')}{remat}; {memory}"]
+
+
+def _more_averages(settings):
+    """How many averages of the weights there are beside the usual one."""
+    stds = settings.averages
+    return len(stds) - 1 if isinstance(stds, list) else 0
 
 
 def _refusal(settings, batch, takes, free):

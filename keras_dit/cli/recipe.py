@@ -1,5 +1,6 @@
 """How a run is trained: the process, the optimizer and its learning rate, by name."""
 
+import argparse
 import functools
 
 import keras
@@ -8,13 +9,20 @@ from keras_dit import processes
 from keras_dit.networks import Network
 from keras_dit.processes import Process
 from keras_dit.registry import Registry
+from keras_dit.training.profiles import Power
 
-__all__ = ["OPTIMIZERS", "SCHEDULES", "learning_rate", "optimizer", "process"]
+__all__ = ["OPTIMIZERS", "SCHEDULES", "average", "learning_rate", "optimizer", "process"]
 
 
 def process(method: str, network: Network) -> Process:
     """The process of that name, its prediction fitted to the network."""
     return processes.fitted(processes.named(method), network)
+
+
+def average(settings: argparse.Namespace) -> float | Power:
+    """The average of the weights that the options of `train` ask for."""
+    stds = settings.averages
+    return settings.ema if stds is None else Power(stds if isinstance(stds, list) else [stds])
 
 
 OPTIMIZERS = Registry(

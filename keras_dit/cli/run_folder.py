@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import inspect
 import json
 import pathlib
 import shutil
@@ -15,19 +16,25 @@ from keras_dit import files
 from keras_dit.cli import adapters, common, looks, texts
 from keras_dit.cli.progress import Stopwatch
 from keras_dit.codecs import Autoencoder, Codec
+from keras_dit.training.profiles import Power
+from keras_dit.training.snapshots import Snapshots
 
 __all__ = [
     "AUTOENCODER",
+    "AVERAGES",
     "Log",
     "RunFolder",
     "TensorBoard",
     "check_tensorboard",
     "keep_autoencoder",
     "plot_loss",
+    "snapshot_notes",
+    "snapshots",
     "write_config",
 ]
 
 AUTOENCODER = "autoencoder.keras"
+AVERAGES = "averages"  # the folder of snapshots
 
 
 def write_config(folder: pathlib.Path, settings: dict, data, model) -> None:
@@ -48,6 +55,21 @@ def keep_autoencoder(folder: pathlib.Path, codec: Codec) -> None:
     """Put the autoencoder of a run into its folder once: no checkpoint repeats it."""
     if isinstance(codec, Autoencoder):
         codec.save(folder / AUTOENCODER)
+
+
+def snapshots(folder: pathlib.Path, model) -> list[Snapshots]:
+    """What writes the averages of a run on the way, where it has any whose length is open."""
+    return [Snapshots(folder / AVERAGES, resume=True)] if isinstance(model.ema, Power) else []
+
+
+def snapshot_notes(model) -> list[str]:
+    """What the averages take on the disk, in words."""
+    if not isinstance(model.ema, Power):
+        return []
+    stds, kept = model.ema.stds, inspect.signature(Snapshots).parameters["keep"].default
+    size = 2 * len(stds) * model.network.count_params() * (kept + 1) / 1e9
+    widths = " and ".join(f"{std:g}" for std in stds)
+    return [f"averages: {widths} of the training, in up to {kept + 1} snapshots, {size:.3g} GB"]
 
 
 class Log(keras.callbacks.Callback):

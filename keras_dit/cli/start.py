@@ -69,5 +69,5 @@ def model(
     network = type(weights).from_config(config)
     network.set_weights(weights.get_weights())
     process = begun.process if method is None else recipe.process(method, network)
-    names = begun.class_names
-    return Diffusion(network, process=process, codec=codec, ema=settings.ema, class_names=names)
+    ema, names = recipe.average(settings), begun.class_names
+    return Diffusion(network, process=process, codec=codec, ema=ema, class_names=names)

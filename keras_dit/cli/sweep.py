@@ -25,6 +25,7 @@ SWEPT = Registry(
         "grid": options.one_of(GRIDS),
         "num-images": options.count,
         "seed": options.natural,
+        "average-std": options.positive_number,
     },
 )
 

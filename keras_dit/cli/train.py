@@ -138,6 +138,13 @@ def _add_training(group, count):
     add("--accumulate", **count, help="batches whose gradients make one step; default: 1")
     decay = f"decay of the average of the weights; default: {DEFAULTS['ema']}"
     add("--ema", type=options.finite, metavar="DECAY", help=decay)
+    powers = (
+        "instead: averages whose length is chosen after training, with `keras-dit average`. Widths "
+        "as shares of the training, default 0.05,0.1; a float32 copy of the weights each, and "
+        "snapshots on the disk"
+    )
+    several = {"nargs": "?", "const": [0.05, 0.1], "metavar": "STD,STD"}
+    add("--averages", type=options.numbers, **several, help=powers)
     add("--seed", **natural, help="default: 0")
     remat = "far less memory, a third slower; default: where it is needed"
     add("--remat", action=argparse.BooleanOptionalAction, help=remat)
@@ -199,12 +206,15 @@ def _new(folder, given):
     if given["data"] is None:
         names = ", ".join(sources.NAMES)
         raise ValueError(f"--data is needed: {names}, a folder of images or an array file")
+    if given["ema"] is not None and given["averages"] is not None:
+        raise ValueError("--ema and --averages: give one of them")
     if (folder / "config.json").exists():
         raise FileExistsError(
             f"{folder} holds a run already: choose another folder, or go on with it by --resume"
         )
     chosen = {name: given[name] for name in given if given[name] is not None}
     settings = argparse.Namespace(**{**dict.fromkeys(given), **DEFAULTS, **chosen})
+    ema = recipe.average(settings)  # so that its errors come now
     keras.utils.set_random_seed(settings.seed)
     data = _data(settings)
     codec = autoencoders.codec_for(settings.autoencoder, data)
@@ -219,9 +229,10 @@ def _new(folder, given):
         config = {**plan.config(settings, data, codec), "learned_variance": variance}
         network = DiTModel.from_config({**config, "dtype": settings.dtype})
         parts = {"process": process, "codec": codec, "class_names": data.class_names or None}
-        model = Diffusion(network, **parts, ema=settings.ema)
+        model = Diffusion(network, **parts, ema=ema)
         notes.append(PROCESS.format(settings.method))
     texts.check(model.network, data)
+    notes += run_folder.snapshot_notes(model)
     _compile(model, settings, data)
     backend.barrier()  # every process has seen that the folder held no run
     if backend.leads():
@@ -323,9 +334,10 @@ def _train(model, data, folder, settings):
         monitor=monitor,
     )
     looked = {"class_names": data.class_names, "prompts": texts.previews(data)}
+    written = run_folder.snapshots(folder, model)
     keeper = run_folder.RunFolder(folder, bar, settings.sample_every, **looked)
     log = run_folder.Log(folder / "log.csv", data.batch_size, checkpoint)
-    callbacks = [bar, *scoring, log, keeper]
+    callbacks = [bar, *scoring, log, keeper, *written]
     if settings.tensorboard:
         callbacks.append(run_folder.TensorBoard(folder / "tensorboard"))
     try:

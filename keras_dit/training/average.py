@@ -1,8 +1,9 @@
-"""The exponential moving average of a network's weights.
+"""The moving average of a network's weights.
 
-    a ← a + (1 − d_n) (w − a),   d_n = min(decay, n / (n + 10)) at update n = 0, 1, …
+    a ← a + r_n (w − a) at update n = 0, 1, …
 
-so that it starts as a copy of the weights and lengthens with the run.
+with a rate r_n that `training.profiles` knows: it starts as a copy of the weights and lengthens
+with the run. There may be several averages with rates of their own.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ from keras import ops
 
 from keras_dit import backend, notices
 from keras_dit.networks.naming import has_adapters
+from keras_dit.training import profiles
 from keras_dit.training.checkpoints import names
 
 __all__ = ["WeightAverage"]
@@ -34,7 +36,8 @@ class WeightAverage(keras.layers.Layer):
     with a warning.
 
     Args:
-        decay: in [0, 1).
+        decay: in [0, 1); or a `profiles.Power`, of which each width is an average of its own and
+            the last one the one that is meant where nothing else is said.
         network: the layer whose weights are averaged. It is not tracked.
 
     Raises:
@@ -48,18 +51,18 @@ class WeightAverage(keras.layers.Layer):
     ```
     """
 
-    def __init__(self, decay: float, network: keras.Layer, **kwargs):
+    def __init__(self, decay: Any, network: keras.Layer, **kwargs):
         super().__init__(autocast=False, trainable=False, **kwargs)
-        if not 0.0 <= decay < 1.0:
-            raise ValueError(f"ema must be None or in [0, 1). Received: ema={decay!r}")
         self.decay = decay
+        self.profiles = profiles.of(decay)
         # In a namespace, where Keras does not look: it is saved with whom it belongs to.
         self._of = types.SimpleNamespace(network=network)
         self.updates = self.add_weight(
             shape=(), initializer="zeros", dtype="int32", trainable=False, name="updates"
         )
         self._names: list[str] = []
-        self._averages: list[keras.Variable] = []  # in that order
+        # In that order; of each weight one for each profile.
+        self._averages: list[keras.Variable] = []
         object.__setattr__(self, "_weights", [])  # in that order too; the network's, not tracked
         # The number of updates and the weights' fingerprints at that time.
         self._seen: tuple[int, dict] = 0, {}
@@ -75,18 +78,35 @@ class WeightAverage(keras.layers.Layer):
     @property
     def values(self) -> list:
         """For each of `network.weights` its average; of one that is not floating the weight."""
-        averages = {id(w): a for w, a in zip(self._weights, self._averages, strict=True)}
+        return self._values(self.profiles[-1])
+
+    def _values(self, profile):
+        averages = {id(w): a for w, a in zip(self._weights, self._of_profile(profile), strict=True)}
         return [averages.get(id(weight), weight) for weight in self._of.network.weights]
 
-    def by_name(self) -> dict:
-        """The averages, variables, by the names of their weights in files."""
-        return dict(zip(self._names, self._averages, strict=True))
+    def by_name(self, profile: Any = None) -> dict:
+        """The averages, variables, by the names of their weights in files.
+
+        Args:
+            profile: of `profiles`; None: the last one.
+        """
+        return dict(zip(self._names, self._of_profile(profile or self.profiles[-1]), strict=True))
+
+    @property
+    def by_prefix(self) -> dict:
+        """Each profile by what stands in files before the names of its averages, "" the last's."""
+        *others, last = self.profiles
+        return {**{f"{profile.std:g}:": profile for profile in others}, "": last}
+
+    def _of_profile(self, profile):
+        return self._averages[self.profiles.index(profile) :: len(self.profiles)]
 
     def update(self) -> None:
         """Move towards the weights; inside a training step."""
         n = ops.cast(self.updates, "float32")
-        rate = 1.0 - ops.minimum(self.decay, n / (n + 10.0))
-        backend.move_averages(self._averages, self._weights, rate)
+        for place, profile in enumerate(self.profiles):
+            averages = self._averages[place :: len(self.profiles)]
+            backend.move_averages(averages, self._weights, profile.rate(n))
         self.updates.assign(self.updates + 1)
 
     # What others do to the weights; on the host, not inside a compiled function
@@ -115,8 +135,9 @@ class WeightAverage(keras.layers.Layer):
     def restart(self) -> None:
         """Make the average a copy of the weights, as before the first update."""
         self.updates.assign(0)
-        for average, weight in zip(self._averages, self._weights, strict=True):
-            average.assign(_copy(weight))
+        for profile in self.profiles:
+            for average, weight in zip(self._of_profile(profile), self._weights, strict=True):
+                average.assign(_copy(weight))
 
     def trust(self) -> None:
         """Take the weights as they are for those that belong to the average."""
@@ -152,23 +173,26 @@ class WeightAverage(keras.layers.Layer):
     def _match(self, weights):
         """Drop the averages of weights that are gone, add those of new ones: whether any went."""
         gone = [name for name in self._names if name not in weights]
+        each = len(self.profiles)
         for place in reversed(range(len(self._names))):
-            name, average = self._names[place], self._averages[place]
+            name, average = self._names[place], self._averages[place * each]
             if name in gone or tuple(average.shape) != tuple(weights[name].shape):
                 self._names.pop(place)
-                self._averages.pop(place)
+                for _ in range(each):
+                    self._averages.pop(place * each)
         for name, weight in weights.items():
             if name not in self._names:
                 self._names.append(name)
-                self._averages.append(self._variable(name, weight))
+                for prefix in self.by_prefix:
+                    self._averages.append(self._variable(prefix, name, weight))
         self._weights[:] = [weights[name] for name in self._names]
         return bool(gone)
 
-    def _variable(self, name, weight):
+    def _variable(self, prefix, name, weight):
         """A float32 copy of a weight whose path ends as the weight's does, for a `LayoutMap`."""
         *scopes, last = name.split("/")
         with contextlib.ExitStack() as stack:
-            for scope in (self.name, *scopes):
+            for scope in (self.name + prefix.replace(".", "_").replace(":", ""), *scopes):
                 stack.enter_context(keras.name_scope(scope))
             return keras.Variable(_copy(weight), dtype="float32", trainable=False, name=last)
 
@@ -176,29 +200,38 @@ class WeightAverage(keras.layers.Layer):
 
     def save_own_variables(self, store: Any) -> None:
         self.settle()
-        weights, averages = self._followed(), self.by_name()
+        weights = self._followed()
+        averages = {prefix: self.by_name(one) for prefix, one in self.by_prefix.items()}
         network = self._of.network
         if has_adapters(network):
             # A file has no adapters: Keras merges them into the weights that it saves.
-            copies = network.copied(), network.copied(self.values)
-            weights, averages = (_floating(names.of_weights(copy)) for copy in copies)
+            weights = _floating(names.of_weights(network.copied()))
+            for prefix, profile in self.by_prefix.items():
+                copy = network.copied(self._values(profile))
+                averages[prefix] = _floating(names.of_weights(copy))
         store["updates"] = ops.convert_to_numpy(self.updates)
         store["fingerprints"] = np.array(backend.fingerprints(list(weights.values())), "uint32")
-        for name in weights:
-            store[_key(name)] = ops.convert_to_numpy(averages[name])
+        for prefix, own in averages.items():
+            for name in weights:
+                store[prefix + _key(name)] = ops.convert_to_numpy(own[name])
 
     def load_own_variables(self, store: Any) -> None:
         arrays = {key: np.array(store[key]) for key in store.keys()}  # noqa: SIM118, an h5 store
         if "updates" not in arrays:  # by position, as 0.1.0 wrote it
             order = ["updates", *map(_key, names.order_of_0_1_0(self._names))]
             arrays = {key: arrays[str(i)] for i, key in enumerate(order) if str(i) in arrays}
-        wrong = [n for n, a in self.by_name().items() if not _fits(a, arrays.get(_key(n)))]
+        own = {
+            prefix + _key(name): average
+            for prefix, profile in self.by_prefix.items()
+            for name, average in self.by_name(profile).items()
+        }
+        wrong = [key for key, average in own.items() if not _fits(average, arrays.get(key))]
         if wrong:
             raise ValueError(f"the file has no average of {', '.join(wrong[:3])}")
         self._copied = None
         self.updates.assign(arrays["updates"])
-        for name, average in self.by_name().items():
-            average.assign(arrays[_key(name)])
+        for key, average in own.items():
+            average.assign(arrays[key])
         marks = arrays.get("fingerprints", np.zeros(0)).tolist()
         self._seen = int(arrays["updates"]), dict(zip(self._followed(), marks))
 

@@ -13,6 +13,7 @@ from keras_dit import backend, notices
 from keras_dit.training import checks, data, shares, step
 from keras_dit.training.average import WeightAverage
 from keras_dit.training.checkpoints import Checkpoint, names
+from keras_dit.training.profiles import Power
 from keras_dit.training.skips import Progress, StopOnSkips
 
 
@@ -29,11 +30,11 @@ class Trainer(keras.Model):
     process: Any
     codec: Any
 
-    def prepare(self, ema: float | None) -> None:
+    def prepare(self, ema: float | Power | None) -> None:
         """Make what training keeps beside the network.
 
         Args:
-            ema: decay in [0, 1) of the average for each step, or None for no average.
+            ema: decay in [0, 1) of the average for each step, a `Power`, or None for no average.
         """
         self.ema = ema
         self._compiled_for = None

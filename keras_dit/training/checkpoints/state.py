@@ -38,7 +38,9 @@ def variables(model: keras.Model) -> dict[str, keras.Variable]:
     named["skipped"] = model.skipped
     if average is not None:
         named["average/updates"] = average.updates
-        named |= {f"average/{name}": value for name, value in average.by_name().items()}
+        for prefix, profile in average.by_prefix.items():
+            held = average.by_name(profile)
+            named |= {f"average/{prefix}{name}": value for name, value in held.items()}
     for name, variable in zip(_optimizer_names(model), optimizer.variables, strict=True):
         named[f"optimizer/{name}"] = variable
     named |= {f"metrics/{variable.path}": variable for variable in model.metrics_variables}
