@@ -116,7 +116,8 @@ class Diffusion(Trainer):
         Args:
             preset: a file, a folder or `hf://owner/name`, or a `Source`, as for
                 `keras_dit.weights.load`.
-            **overrides: arguments of `Diffusion`, and of `DiTModel` as for `weights.load`.
+            **overrides: arguments of `Diffusion`, and of `DiTModel` as for `weights.load`: with
+                others than the weights are for, such as num_classes, it is to be trained further.
 
         Raises:
             FileNotFoundError: if there is no such file.
@@ -125,8 +126,9 @@ class Diffusion(Trainer):
         names = ("process", "schedule", "prediction", "objective", "codec", "ema", "class_names")
         parts = {name: overrides.pop(name) for name in names if name in overrides}
         source = weights.open_source(preset)
-        network = source.network(**overrides)
-        parts.setdefault("class_names", source.class_names)
+        network = source.network(class_names=parts.get("class_names"), **overrides)
+        known = source.class_names if len(source.class_names or ()) == network.num_classes else None
+        parts.setdefault("class_names", None if "keep" in overrides else known)
         return cls(network, **{**source.parts(network, parts), **parts})
 
     @property

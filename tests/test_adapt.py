@@ -361,3 +361,46 @@ def test_a_frozen_weight_does_not_move_while_others_do_and_a_file_keeps_it(tmp_p
 def test_a_pattern_that_freezes_nothing_or_all_is_refused(pattern, says):
     with pytest.raises(ValueError, match=says):
         adapt.freeze(dit(), pattern)
+
+
+# Files from elsewhere
+
+
+@pytest.fixture
+def file(tmp_path):
+    """As facebookresearch/DiT writes it, with the names of its classes."""
+    network = dit(shape=(8, 8, 4), learned_variance=True)
+    path = tmp_path / "dit.pt"
+    keras_dit.weights.export(network, path, class_names=NAMES, process=processes.named("dit"))
+    return path
+
+
+def test_a_file_loads_for_other_data(file):
+    said, network = [], keras_dit.weights.load(file)
+    options = {"num_classes": 2, "input_shape": (12, 8, 4), "class_names": ["pig", "owl"]}
+    new = keras_dit.weights.load(file, **options, say=said.append)
+    assert (new.num_classes, new.image_shape) == (2, (12, 8, 4))
+    assert said == [
+        'classes: 1 of 2 kept, by name: owl; new, from "no class": pig',
+        "positions: computed for a grid of 6 x 4 patches, was 4 x 4",
+    ]
+    tables = (ops.convert_to_numpy(each.label.table) for each in (new, network))
+    np.testing.assert_array_equal(*(table[row] for table, row in zip(tables, (1, 2))))
+    assert keras_dit.weights.load(file, patch_size=4, say=None).config["patch_size"] == 4
+    assert keras_dit.weights.load(file, num_classes=None, say=None).num_classes is None
+
+
+def test_a_file_comes_with_its_process_for_other_data(file, capsys):
+    model = keras_dit.Diffusion.from_preset(file, num_classes=2)
+    assert "kept, by number" in capsys.readouterr().out
+    assert model.class_names is None
+    assert model.process == processes.named("dit")
+    names = ["owl", "cat"]
+    model = keras_dit.Diffusion.from_preset(file, num_classes=2, class_names=names)
+    assert model.class_names == ("owl", "cat")
+    swapped = keras_dit.Diffusion.from_preset(file, class_names=["owl", "dog", "cat"], say=None)
+    tables = [ops.convert_to_numpy(each.network.label.table) for each in (model, swapped)]
+    np.testing.assert_array_equal(tables[0][:2], tables[1][[0, 2]])
+    flow = processes.named("flow")
+    plain = keras_dit.Diffusion.from_preset(file, learned_variance=False, process=flow, say=None)
+    assert plain.network.output_channels == 4

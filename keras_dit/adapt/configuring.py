@@ -8,7 +8,7 @@ from keras_dit.layers import AdaLNBlock, CrossAttention
 from keras_dit.layers.parts import load_parts, save_part
 from keras_dit.networks import DiTModel
 
-__all__ = ["CHANGES", "changed"]
+__all__ = ["CHANGES", "DATA", "changed"]
 
 DATA = ("num_classes", "input_shape", "patch_size", "learned_variance", "output_channels",
         "conditions")  # fmt: skip

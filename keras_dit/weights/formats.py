@@ -65,7 +65,11 @@ def load(path: str | os.PathLike | Source, **overrides: Any) -> DiTModel:
         path: a file, a folder or `hf://owner/name`.
         **overrides: arguments of `DiTModel` that the weights leave open, such as dtype, remat or
             label_dropout; num_heads where the file does not say it; a rectangular input_shape;
-            num_classes if the network was trained without label dropout.
+            num_classes if the network was trained without label dropout. And those for other
+            data: num_classes, input_shape, patch_size, learned_variance, output_channels and
+            conditions make of it, by `adapt.resize`, a network to be trained further. So do
+            class_names, names of the classes it is for, by which the file's are kept, and keep
+            and say as there.
 
     Returns:
         A `DiTModel`.
@@ -87,6 +91,9 @@ def load(path: str | os.PathLike | Source, **overrides: Any) -> DiTModel:
     >>> export(network, "dit.pt")  # as facebookresearch/DiT saves them
     >>> load("dit.pt").num_classes
     10
+    >>> load("dit.pt", num_classes=4).num_classes
+    classes: 4 of 4 kept, by number: 0, 1, 2, 3
+    4
     """
     return open_source(path).network(**overrides)
 

@@ -1,12 +1,14 @@
 """What every format gives: the tensors of a file and what it says of itself."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from keras_dit import codecs, processes
+from keras_dit.adapt.configuring import DATA
+from keras_dit.adapt.resize import resize
 from keras_dit.networks import DiTModel
 from keras_dit.weights import layout
 from keras_dit.weights.files import Stored
@@ -87,13 +89,35 @@ class Source(NamedTuple):
     notes: tuple[str, ...] = ()
     codec: Callable[[], dict[str, Any]] = dict
 
-    def network(self, **overrides: Any) -> DiTModel:
-        """A `DiTModel` with these weights.
+    def network(
+        self,
+        *,
+        class_names: Sequence[str] | None = None,
+        keep: Mapping[Any, Any] | None = None,
+        say: Callable[[str], Any] | None = print,
+        **overrides: Any,
+    ) -> DiTModel:
+        """A `DiTModel` with these weights, by `adapt.resize` for other data where it is asked for.
+
+        Args:
+            class_names: names of the classes it is for, by which they are found in the file's.
+            keep, say: as for `adapt.resize`.
+            **overrides: arguments of `DiTModel`.
 
         Raises:
-            ValueError: for arguments that contradict the file, or if it needs some that it does
-                not say, or does not hold a DiT.
+            ValueError: for arguments that make another network than the file's, or if it needs
+                some that it does not say, or does not hold a DiT.
         """
+        changes = {k: v for k, v in overrides.items() if k in DATA and v != self._says(k, v)}
+        network = self._network({k: v for k, v in overrides.items() if k not in changes})
+        others = class_names and self.class_names and tuple(class_names) != self.class_names
+        if not (changes or others or keep is not None):
+            return network
+        names = self.class_names, class_names
+        return resize(network, class_names=names, keep=keep, say=say, **changes)
+
+    def _network(self, overrides):
+        """The network of the file."""
         self._check(overrides)
         config, tensors = {**self.config, **overrides}, self.tensors
         if config["num_classes"] == tensors[_LABELS].shape[0]:  # no row for "no class"
@@ -127,17 +151,22 @@ class Source(NamedTuple):
         if unlike:
             says = ", ".join(f"{name}={self.config.get(name)}" for name in unlike)
             given = ", ".join(f"{name}={value}" for name, value in unlike.items())
-            raise ValueError(f"{self.path} holds a network with {says}. Received: {given}")
+            raise ValueError(
+                f"{self.path} holds a network with {says}. Others may be {', '.join(DATA)}, which "
+                f"adapts it. Received: {given}"
+            )
 
     def _says(self, name, value):
         """What the file says of an argument, or the value where it leaves it open."""
         if name == "num_classes" and value == self.tensors[_LABELS].shape[0]:
             return value  # trained without label dropout: every row is a class
-        if name == "input_shape":
+        if name == "conditions" and not value:
+            return value
+        if name == "input_shape" and len(value) == 3:
             height, columns, channels = value
             patch, tokens = self.config["patch_size"], self.tensors["pos_embed"].shape[1]
             fits = height * columns == tokens * patch**2 and channels == self.config[name][2]
-            return value if fits else self.config[name]
+            return value if fits or tuple(value) == self.config[name] else self.config[name]
         return self.config.get(name)
 
 
