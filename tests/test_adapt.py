@@ -7,8 +7,8 @@ from keras import ops
 
 import keras_dit
 from keras_dit import adapt, conditions, layers, processes
-from keras_dit.adapt import maps
 from keras_dit.networks.naming import of_weights
+from keras_dit.networks.resizing import maps
 
 NAMES = ["cat", "dog", "owl"]
 

@@ -2,7 +2,7 @@
 
 from keras_dit.adapt.freezing import freeze, unfreeze
 from keras_dit.adapt.lora import add_lora, load_lora, merge_lora, remove_lora, save_lora
-from keras_dit.adapt.resize import resize
+from keras_dit.networks.resizing import resize
 
 __all__ = [
     "add_lora",

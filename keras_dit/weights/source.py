@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_dit import codecs, processes
-from keras_dit.adapt.configuring import DATA
-from keras_dit.adapt.resize import resize
 from keras_dit.networks import DiTModel
+from keras_dit.networks.resizing import DATA, resize
 from keras_dit.weights import layout
 from keras_dit.weights.files import Stored
 

@@ -6,7 +6,7 @@ from typing import Any
 from keras_dit import backend
 from keras_dit.layers import AdaLNBlock, CrossAttention
 from keras_dit.layers.parts import load_parts, save_part
-from keras_dit.networks import DiTModel
+from keras_dit.networks.dit import DiTModel
 
 __all__ = ["CHANGES", "DATA", "changed"]
 

@@ -11,13 +11,13 @@ import numpy as np
 from keras import ops
 
 from keras_dit import backend
-from keras_dit.adapt import maps
-from keras_dit.adapt.classes import kept_classes, rows
-from keras_dit.adapt.configuring import changed
 from keras_dit.conditions import Label
 from keras_dit.layers import sincos_positions
-from keras_dit.networks import DiTModel
+from keras_dit.networks.dit import DiTModel
 from keras_dit.networks.naming import of_weights
+from keras_dit.networks.resizing import maps
+from keras_dit.networks.resizing.classes import kept_classes, rows
+from keras_dit.networks.resizing.configuring import changed
 
 __all__ = ["resize"]
 
