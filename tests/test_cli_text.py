@@ -60,12 +60,15 @@ def test_prompts_make_images_that_can_be_trained_on(run, tmp_path, capsys):
     assert data.conditions["text"] == prompts
 
 
-def test_a_network_without_texts_is_not_trained_on_captions(tmp_path, capsys):
-    network = keras_dit.DiTModel((32, 32, 3), 8, 8, 1, 2)
+def test_a_network_without_texts_learns_to_be_told_them(tmp_path, capsys):
+    network = keras_dit.DiTModel((32, 32, 3), 8, 8, 1, 2, num_classes=3)
     keras_dit.Diffusion(network).save(tmp_path / "model.keras")
     arguments = ["--data", "captioned-digits", "--limit", 8, "--run", tmp_path / "run"]
-    assert command("train", *arguments, "--from", tmp_path / "model.keras") == 2
-    assert "the network is told no texts" in capsys.readouterr().err
+    how = ["--epochs", 1, "--from", tmp_path / "model.keras"]
+    assert command("train", *arguments, *how) == 0
+    said = capsys.readouterr().out
+    assert "text: new; the blocks attend to it by a cross-attention that starts at zero" in said
+    assert "label: dropped" in said
 
 
 @pytest.mark.parametrize(

@@ -315,9 +315,13 @@ def test_tensorboard_has_the_numbers_of_the_log(photos, tmp_path, capsys, monkey
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--patch-size", 2], "--from brings its own sizes: leave out --patch-size"),
-        (["--image-size", 12], "its network is for images (8, 12, 3) and 3 classes"),
-        (["--no-labels"], "the data has images (8, 12, 3) and no classes"),
+        (["--depth", 2], "leave out --depth, or --from. --patch-size and --image-size may be"),
+        (["--image-size", 10], "patches of 4 do not cut what the network would see, 10 x 10"),
+        (["--image-size", 10], "give another --image-size, or --patch-size 2"),
+        (
+            ["--freeze", "blok"],
+            "--freeze: its pattern must match names of some weights, of",
+        ),
     ],
 )
 def test_weights_for_something_else_are_refused(photo_run, photos, tmp_path, capsys, options, says):

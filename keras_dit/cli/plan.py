@@ -25,13 +25,16 @@ LARGE, SMALL = 32, 8  # batches at which less memory is sought by remat, and giv
 SHARE = 0.8  # of the memory that is free
 
 
-def fill(settings: argparse.Namespace, data, codec: Codec = PIXELS) -> list[str]:
+def fill(
+    settings: argparse.Namespace, data, codec: Codec = PIXELS, network: dict | None = None
+) -> list[str]:
     """Choose what is None in the settings of a new run.
 
     Args:
         settings: the options of `train`; changed in place.
         data: the `ImageBatches`; its batch size is changed too.
         codec: between the data and the network.
+        network: its configuration, where it is there already; None: the settings say it.
 
     Returns:
         What was chosen and what it takes, a sentence each.
@@ -39,9 +42,17 @@ def fill(settings: argparse.Namespace, data, codec: Codec = PIXELS) -> list[str]
     Raises:
         ValueError: if a step would not fit into the memory that is free.
     """
-    _size(settings, codec.sample_shape(data.input_shape), 2 if isinstance(codec, Pixels) else 1)
-    notes = _memory(settings, data, codec)
-    return [_network(settings, data, codec), *notes, *_length(settings, data)]
+    if network is None:
+        smallest = 2 if isinstance(codec, Pixels) else 1
+        _size(settings, codec.sample_shape(data.input_shape), smallest)
+
+    def chosen():
+        if network is None:
+            return config(settings, data, codec)
+        return {**network, "remat": bool(settings.remat)}
+
+    notes = _memory(settings, data, chosen)
+    return [_network(settings, chosen()), *notes, *_length(settings, data)]
 
 
 def config(settings: argparse.Namespace, data, codec: Codec = PIXELS) -> dict:
@@ -73,8 +84,7 @@ def patch_size(input_shape: tuple[int, int, int], smallest: int = 2) -> int:
     return next((s for s in sides if height * width // s**2 <= MOST_TOKENS), sides[-1])
 
 
-def _network(settings, data, codec):
-    chosen = config(settings, data, codec)
+def _network(settings, chosen):
     height, width, _ = chosen["input_shape"]
     tokens = height * width // chosen["patch_size"] ** 2
     name = (
@@ -83,7 +93,7 @@ def _network(settings, data, codec):
     return f"network: {name}, patches of {chosen['patch_size']}, {tokens:,} tokens an image"
 
 
-def _memory(settings, data, codec):
+def _memory(settings, data, config):
     """Choose the batch, and remat, so that a step fits; say what it takes."""
     free = backend.free_memory()
     chosen_batch, chosen_remat = settings.batch_size is None, settings.remat is None
@@ -91,7 +101,7 @@ def _memory(settings, data, codec):
     settings.remat = bool(settings.remat)
 
     def takes():
-        chosen = config(settings, data, codec)
+        chosen = config()
         averages = 4 * count_parameters(chosen) * _more_averages(settings)
         return backend.step_memory().program + training_memory(chosen, batch) + averages
 

@@ -12,7 +12,7 @@ from keras_dit.conditions import Text, WordEncoder, words_of
 from keras_dit.layers import AdaLNBlock, CrossAttention, save_part
 from keras_dit.networks import Network
 
-__all__ = ["check", "in_turn", "kept_prompts", "parts", "previews", "prompts",
+__all__ = ["check", "conditions", "in_turn", "kept_prompts", "parts", "previews", "prompts",
            "write_captions"]  # fmt: skip
 
 TEXT = "text"  # the name of the condition
@@ -28,9 +28,41 @@ def parts(data: Any, num_heads: int) -> dict:
     """
     if TEXT not in data.conditions:
         return {}
-    condition = _condition(tuple(data.conditions[TEXT]), num_heads, len(data.conditions) > 1)
+    condition = _of_captions(data, num_heads)
     block = AdaLNBlock(num_heads, cross_attention=CrossAttention(num_heads))
     return {"conditions": {TEXT: save_part(condition)}, "block": save_part(block)}
+
+
+def conditions(data: Any, network: Network) -> dict[str, Text]:
+    """What a trained network is to be told anew for data with captions, by name.
+
+    One that knows texts learns the words and the length that it lacks; {}: it lacks none.
+    """
+    if TEXT not in data.conditions:
+        return {}
+    known = network.conditions.get(TEXT)
+    if known is not None:
+        return _widened(known, data.conditions[TEXT])
+    heads = network.config["num_heads"]
+    if heads is None:
+        heads = network.blocks[0].attention.num_heads
+    return {TEXT: _of_captions(data, heads)}
+
+
+def _widened(text, captions):
+    encoder = text.encoder
+    if not isinstance(encoder, WordEncoder):
+        return {}
+    words = [*encoder.words, *(w for w in words_of(captions) if w not in encoder.words)]
+    encoder = WordEncoder.from_config({**encoder.get_config(), "words": words})
+    length = max(text.length, *(encoder.count(caption or "") for caption in captions))
+    config = {**text.get_config(), "length": length, "encoder": save_part(encoder)}
+    same = (len(words), length) == (len(text.encoder.words), text.length)
+    return {} if same else {TEXT: Text.from_config(config)}
+
+
+def _of_captions(data, num_heads):
+    return _condition(tuple(data.conditions[TEXT]), num_heads, len(data.conditions) > 1)
 
 
 @functools.lru_cache(maxsize=1)

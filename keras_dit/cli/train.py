@@ -6,7 +6,7 @@ import time
 
 import keras
 
-from keras_dit import backend, datasets, evaluation, processes
+from keras_dit import adapt, backend, datasets, evaluation, processes
 from keras_dit.cli import (
     autoencoders,
     common,
@@ -44,7 +44,9 @@ examples:
   keras-dit train --data captioned-digits --run runs/captions
   keras-dit train --resume --run runs/photos --epochs 800
   keras-dit train --data latents --run runs/latents --devices 4
-  keras-dit train --data cats --image-size 64 --from runs/photos --run runs/cats"""
+  keras-dit train --data cats --image-size 64 --from runs/photos --run runs/cats
+  keras-dit train --data pets --image-size 256 --from DiT-XL-2-256x256.pt \\
+      --autoencoder hf://stabilityai/sd-vae-ft-ema --run runs/pets"""
 
 PROCESS = 'process: {0}; in Python Diffusion(network, process=processes.named("{0}"))'
 NOT_SETTINGS = ("command", "run", "spellings", "debug", "devices", "folder", "resume")
@@ -109,7 +111,12 @@ def _add_data(group, count):
 
 def _add_network(group, count):
     add = group.add_argument
-    add("--from", dest="source", metavar="MODEL", help="start from its weights and its size")
+    start = "start from its weights, of a network of its size, perhaps for other data"
+    add("--from", dest="source", metavar="MODEL", help=start)
+    frozen = (
+        "leave out of training the weights whose name it matches, such as 'patches|block_[0-3]/'"
+    )
+    add("--freeze", metavar="PATTERN", help=frozen)
     preset = options.one_of(PRESETS)
     add("--preset", type=preset, metavar="SIZE", help="dit_{s,b,l,xl}_{2,4,8}, or instead:")
     for name, value in plan.SIZE.items():
@@ -219,9 +226,10 @@ def _new(folder, given):
     data = _data(settings)
     codec = autoencoders.codec_for(settings.autoencoder, data)
     if settings.source:
-        begun, codec = start.opened(settings, given, data, codec)
-        notes = plan.fill(settings, data, codec)
-        model = start.model(begun, settings, given["method"], codec)
+        begun = start.opened(settings, given, data, codec)
+        codec, chosen = begun.codec, plan.fill(settings, data, begun.codec, begun.config)
+        model = start.model(begun, settings, given["method"])
+        notes = [*begun.notes, *chosen]
     else:
         notes = plan.fill(settings, data, codec)
         process = processes.named(settings.method)
@@ -233,6 +241,8 @@ def _new(folder, given):
         notes.append(PROCESS.format(settings.method))
     texts.check(model.network, data)
     notes += run_folder.snapshot_notes(model)
+    if settings.freeze:
+        notes.append(_frozen(model.network, settings.freeze))
     _compile(model, settings, data)
     backend.barrier()  # every process has seen that the folder held no run
     if backend.leads():
@@ -248,7 +258,7 @@ def _old(folder, given):
     keras.utils.set_random_seed(settings.seed)
     data = _data(settings)
     model = resume.model(config, folder)
-    plan.fill(settings, data, model.codec)
+    plan.fill(settings, data, model.codec, model.network.get_config())
     _compile(model, settings, data)
     for note in notes:
         print(note)
@@ -256,6 +266,16 @@ def _old(folder, given):
     if backend.leads():
         run_folder.write_config(folder, vars(settings), data, model)
     return settings, model, data
+
+
+def _frozen(network, pattern):
+    """Freeze what the pattern names; what there is to say of it."""
+    said: list[str] = []
+    try:
+        adapt.freeze(network, pattern, say=said.append)
+    except ValueError as error:
+        raise ValueError(f"--freeze: its {error}") from None
+    return said[0]
 
 
 def _data(settings):

@@ -202,11 +202,26 @@ class _Transfer:
             other = self.theirs.get(name)
             if other is not None and tuple(other.shape) == tuple(weight.shape):
                 weight.assign(np.array(ops.convert_to_numpy(other)))
+            elif other is not None and self._is_longer(name, weight, other):
+                self._move(name, lambda rows, new=weight: _after(rows, new))
+                self.notes.append(f"{name}: {other.shape[0]} of {weight.shape[0]} rows are kept")
             elif "/cross_attention/" not in name or other is not None:
                 anew.append(name)
         if anew:
             more = f" and {len(anew) - 3} more" if len(anew) > 3 else ""
             self.notes.append(f"started anew: {', '.join(anew[:3])}{more}")
+
+    def _is_longer(self, name, weight, other):
+        """Whether it is the table of a condition with more rows, such as more words."""
+        if name.partition("/")[0] not in self.new.conditions:
+            return False
+        return weight.shape[1:] == other.shape[1:] and weight.shape[0] > other.shape[0]
+
+
+def _after(rows, weight):
+    """The old rows of a table, and after them those that its new variable has."""
+    new = ops.convert_to_numpy(ops.cast(weight, "float32"))
+    return np.concatenate([rows, new[len(rows) :]])
 
 
 class _End:
