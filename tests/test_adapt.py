@@ -134,6 +134,7 @@ def test_where_no_class_was_not_learned_a_new_one_starts_from_the_mean():
     ("options", "says"),
     [
         ({"class_names": (NAMES, ["a"])}, "Received: 1 names for 2 classes"),
+        ({"class_names": ["cat", "pig"]}, "class_names must be a pair, names before and names"),
         ({"keep": {0: 3}}, r"keep must be a dict \{new: old\} of numbers of 0 ... 2"),
         ({"keep": {"pig": 0}}, "Received: 'pig'"),
     ],

@@ -81,10 +81,7 @@ def test_a_foreign_checkpoint_goes_on_for_other_data(run, file):
 
 def test_such_a_run_goes_on_bit_for_bit(run, tmp_path):
     half = shutil.copytree(run, tmp_path / "half")
-    kept = sorted((half / "checkpoints").glob("*"))
-    for path in kept:
-        if "1" not in path.stem.split("_")[-1].lstrip("0")[:1]:
-            path.unlink()
+    (half / "checkpoints" / "step_00000002.safetensors").unlink()
     assert command("train", "--resume", "--run", half) == 0
     again, whole = (values(models.load(f, raw=True).diffusion.network) for f in (half, run))
     for name, value in whole.items():

@@ -102,6 +102,10 @@ EXAMPLES = {
             "cut and joined, the same: True",
         ),
     ),
+    "finetuning": (
+        ("--base-steps", "1", "--steps", "1", "--seeds", "1", "--count", "8"),
+        ("six-digits further 1 0 ", "six-digits anew 1 0 "),
+    ),
     "own_parts": ((), ("the same from .npz: True", "the same images after loading: True")),
     "quality": (
         ("digits.keras", "--count", "20", "--only", "guidance"),

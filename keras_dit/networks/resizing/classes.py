@@ -30,7 +30,13 @@ def kept_classes(
     >>> kept_classes(3, 2, (["cat", "dog", "owl"], ["owl", "pig"]))
     [2, None]
     """
-    olds, news = (list(map(str, names)) if names else None for names in class_names or (None, None))
+    pair = class_names or (None, None)
+    if len(pair) != 2 or any(isinstance(names, str) for names in pair):
+        raise ValueError(
+            "class_names must be a pair, names before and names after, either of them None where "
+            f"they are not known. Received: {class_names!r}"
+        )
+    olds, news = (list(map(str, names)) if names else None for names in pair)
     for names, number in ((olds, count), (news, new)):
         if names is not None and len(names) != number:
             raise ValueError(
