@@ -23,7 +23,7 @@ import numpy as np
 import keras_dit
 from keras_dit import datasets, metrics, processes
 
-SIZE = {"patch_size": 2, "hidden_size": 48, "depth": 3, "num_heads": 4}
+SIZE = {"patch_size": 2, "hidden_size": 48, "depth": 2, "num_heads": 4}
 MIRRORED = (2, 4, 5, 7)  # which then are no digits
 COLUMNS = ("data", "way", "steps", "seed", "agreement", "distance", "seconds")
 
@@ -105,8 +105,8 @@ def main():
     add = parser.add_argument
     add("--out", type=pathlib.Path, default="finetuning")
     add("--mirrored", action="store_true", help="all ten digits, and four of them mirrored")
-    add("--base-steps", type=int, default=1500, help="of the network that knows other classes")
-    add("--steps", type=int, nargs="+", default=[50, 100, 200, 400, 800])
+    add("--base-steps", type=int, default=1000, help="of the network that knows other classes")
+    add("--steps", type=int, nargs="+", default=[50, 100, 200, 400])
     add("--seeds", type=int, default=2)
     add("--count", type=int, default=400, help="images that are scored")
     chosen = parser.parse_args()

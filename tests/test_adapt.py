@@ -281,6 +281,20 @@ def test_what_is_not_told_any_more_is_dropped():
     assert np.isfinite(given(new, None)).all()
 
 
+def test_a_condition_or_time_of_another_kind_starts_anew():
+    network, said = dit(num_classes=None, conditions={"age": age()}), []
+    time = conditions.TimestepEmbedding(frequency_shift=1)
+    new = adapt.resize(
+        network, conditions={"age": conditions.Vector(2, mean=4)}, time=time, say=said.append
+    )
+    assert said == [
+        "age: new, without effect at first",
+        "time: another embedding, which starts anew",
+    ]
+    assert new.time.frequency_shift == 1
+    assert not ops.convert_to_numpy(new.conditions["age"].mlp_out.kernel).any()
+
+
 # What is refused, and what goes on
 
 

@@ -11,7 +11,7 @@ from keras_dit.networks.dit import DiTModel
 __all__ = ["CHANGES", "DATA", "changed"]
 
 DATA = ("num_classes", "input_shape", "patch_size", "learned_variance", "output_channels",
-        "conditions")  # fmt: skip
+        "conditions", "time")  # fmt: skip
 CHANGES = (*DATA, "condition_dropout", "remat", "dtype", "name")
 
 
@@ -39,6 +39,8 @@ def changed(network: Any, changes: Mapping[str, Any]) -> dict:
     given = changes.get("conditions")
     if given is not None:
         config["conditions"] = {name: save_part(condition) for name, condition in given.items()}
+    if changes.get("time") is not None:
+        config["time"] = save_part(changes["time"])
     config["input_shape"] = tuple(config["input_shape"])
     if config["output_channels"] and not {"output_channels", "learned_variance"} & set(changes):
         config["output_channels"] = _outputs(network, config["input_shape"][-1])

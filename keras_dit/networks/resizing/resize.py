@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_dit import backend
-from keras_dit.conditions import Label
+from keras_dit.conditions import Label, Text
 from keras_dit.layers import sincos_positions
 from keras_dit.networks.dit import DiTModel
 from keras_dit.networks.naming import of_weights
@@ -50,7 +50,7 @@ def resize(
         say: called with a sentence for whatever is not as it was; None: nobody is.
         **changes: of the arguments of `DiTModel` those that are to be others: num_classes,
             input_shape, patch_size, learned_variance, output_channels, conditions (all beside the
-            classes), condition_dropout, remat, dtype, name.
+            classes), time, condition_dropout, remat, dtype, name.
 
     Returns:
         A network of the class of the old one, all of it trainable.
@@ -79,6 +79,7 @@ def resize(
     transfer = _Transfer(old, type(network).from_config(config))
     transfer.classes(class_names, keep)
     transfer.conditions()
+    transfer.time()
     transfer.positions()
     transfer.ends()
     transfer.rest()
@@ -125,7 +126,7 @@ class _Transfer:
     def conditions(self):
         for name, condition in self.new.conditions.items():
             before = self.old.conditions.get(name)
-            if type(before) is type(condition):
+            if _goes_on(before, condition):
                 continue
             silent = condition.silence()
             if condition.gives_tokens:
@@ -135,6 +136,10 @@ class _Transfer:
                 self._leave(name, f"{name}: new, {effect}")
         gone = [name for name in self.old.conditions if name not in self.new.conditions]
         self.notes += [f"{name}: dropped" for name in gone]
+
+    def time(self):
+        if _facts(self.old.time) != _facts(self.new.time):
+            self._leave("time", "time: another embedding, which starts anew")
 
     def _heard(self):
         """What the tokens of a new condition do to the network at first."""
@@ -216,6 +221,20 @@ class _Transfer:
         if name.partition("/")[0] not in self.new.conditions:
             return False
         return weight.shape[1:] == other.shape[1:] and weight.shape[0] > other.shape[0]
+
+
+def _goes_on(before, condition):
+    """Whether a condition is one of before: the same, or another table of classes or words."""
+    if type(before) is not type(condition):
+        return False
+    return isinstance(condition, (Label, Text)) or _facts(before) == _facts(condition)
+
+
+def _facts(layer):
+    """The configuration of a part, as far as its numbers depend on it."""
+    config = {"of": type(layer), **layer.get_config()}
+    others = ("name", "dtype", "trainable", "hidden_size", "dropout")
+    return {name: value for name, value in config.items() if name not in others}
 
 
 def _after(rows, weight):
