@@ -261,10 +261,8 @@ class DiTModel(Network):
 
     def _frozen(self):
         """The names of the weights that training leaves as they are, where it moves others."""
-        if (
-            has_adapters(self) or not self.trainable
-        ):  # a file has the adapters merged, or says it of all
-            return []
+        if has_adapters(self) or not self.trainable:
+            return []  # a file has the adapters merged, or says of all that they are not trained
         weights = of_weights(self)
         return [name for name in self._learned if not weights[name].trainable]
 

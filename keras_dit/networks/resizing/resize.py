@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_dit import backend
 from keras_dit.conditions import Label, Text
 from keras_dit.layers import sincos_positions
 from keras_dit.networks.dit import DiTModel
-from keras_dit.networks.naming import of_weights
+from keras_dit.networks.naming import has_adapters, of_weights
 from keras_dit.networks.resizing import maps
 from keras_dit.networks.resizing.classes import kept_classes, rows
 from keras_dit.networks.resizing.configuring import changed
@@ -74,8 +73,7 @@ def resize(
         Beyer et al.: FlexiViT: One Model for All Patch Sizes (2023), for patches.
     """
     config = changed(network, changes)
-    with_adapters = any(getattr(x, "lora_enabled", False) for x in backend.layers_of(network))
-    old = network.copied() if with_adapters else network
+    old = network.copied() if has_adapters(network) else network
     transfer = _Transfer(old, type(network).from_config(config))
     transfer.classes(class_names, keep)
     transfer.conditions()
