@@ -97,6 +97,7 @@ class Diffusion(Trainer):
         for layer in self.codec_layers:
             layer.trainable = False
         self.prepare(ema)
+        self._hold(self.process.objective)
         # It holds compiled functions, nothing that Keras should track or save.
         object.__setattr__(self, "_generation", Generation())
         self.build()
@@ -143,8 +144,13 @@ class Diffusion(Trainer):
 
     @property
     def objective(self) -> Objective:
-        """The `Objective` of the process."""
+        """The `Objective` of the process. Another one may be given between two trainings."""
         return self.process.objective
+
+    @objective.setter
+    def objective(self, objective: Objective) -> None:
+        self.process = processes.for_network(self.network, self.process, objective=objective)
+        self._hold(objective)
 
     def build(self, *_):
         """Nothing: the network is built at construction."""

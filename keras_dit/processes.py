@@ -7,6 +7,7 @@ flow         RectifiedFlow  the velocity         mean square, logit-normal times
 sit          ReversedFlow   minus the velocity   mean square                      Ma et al. 2024
 lightningdit ReversedFlow   minus the velocity   mean square + direction          Yao et al. 2025
 edm          EDM            F of equation 7      mean square, log-normal σ        Karras et al. 2022
+consistency  RectifiedFlow  the velocity         of x0 here and a little nearer   Geng et al. 2024
 
 Another one is a line: `processes.NAMED.register("mine", Process(...))`. The command's choices
 and `Diffusion(process=...)` follow.
@@ -19,6 +20,7 @@ from typing import Any
 from keras import ops
 
 from keras_dit.objectives import (
+    Consistency,
     ErrorAndDirection,
     Hybrid,
     LogitNormalTimes,
@@ -101,6 +103,7 @@ class Process(Configurable):
                 "(alpha(1) = 0): use predictions.FlowVelocity(), V() or CleanSample(). "
                 f"Received: prediction={self.prediction}, schedule={self.schedule}"
             )
+        self.objective.check_network(network)
 
 
 def for_network(network: Any, process: Process | None = None, **parts: Any) -> Process:
@@ -169,6 +172,7 @@ NAMED = Registry(
         "edm": Process(
             EDM(), Preconditioned(), MeanSquaredError(times=LogitNormalTimes(-1.2, 1.2))
         ),
+        "consistency": Process(RectifiedFlow(), FlowVelocity(), Consistency()),
     },
 )
 

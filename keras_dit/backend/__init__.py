@@ -70,6 +70,7 @@ from keras_dit.backend.training import (
     keras_step,
     move_averages,
     remat,
+    without_gradient,
 )
 from keras_dit.backend.values import compute_values, holding, laid_out
 
@@ -134,5 +135,6 @@ __all__ = [
     "step_memory",
     "synchronize",
     "whole",
+    "without_gradient",
     "without_memory",
 ]

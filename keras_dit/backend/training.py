@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
+from keras import ops, tree
 
 from keras_dit.backend.replicas import replicas
 from keras_dit.backend.selection import BACKEND
@@ -27,6 +27,7 @@ __all__ = [
     "keras_step",
     "move_averages",
     "remat",
+    "without_gradient",
 ]
 
 
@@ -83,6 +84,17 @@ def gradients(
     found = tape.gradient(scalar, [v.value for v in variables])
     # Those of a table are sparse; dense they are like all others.
     return [None if g is None else tf.convert_to_tensor(g) for g in found], other
+
+
+def without_gradient(function: Callable, *arguments: Any) -> Any:
+    """What a function gives, a tree of tensors, through which no gradient goes back.
+
+    On torch nothing is kept for one.
+    """
+    if BACKEND == "torch":
+        with torch.no_grad():
+            return function(*arguments)
+    return tree.map_structure(ops.stop_gradient, function(*arguments))
 
 
 def _gradients_jax(objective, variables, moved):

@@ -22,6 +22,7 @@ __all__ = [
     "share",
     "size",
     "spelled",
+    "whole_share",
 ]
 
 
@@ -99,6 +100,11 @@ def amount(text: str) -> float:
 def share(text: str) -> float:
     """A number of at least 0 and below 1."""
     return _number(text, float, lambda x: 0 <= x < 1, "a share of at least 0 and below 1")
+
+
+def whole_share(text: str) -> float:
+    """A number of at least 0 and at most 1."""
+    return _number(text, float, lambda x: 0 <= x <= 1, "a share of at least 0 and at most 1")
 
 
 def seeds(text: str) -> int | list[int]:

@@ -1,6 +1,7 @@
 """How a run is trained: the process, the optimizer and its learning rate, by name."""
 
 import argparse
+import dataclasses
 import functools
 
 import keras
@@ -14,9 +15,19 @@ from keras_dit.training.profiles import Power
 __all__ = ["OPTIMIZERS", "SCHEDULES", "average", "learning_rate", "optimizer", "process"]
 
 
-def process(method: str, network: Network) -> Process:
-    """The process of that name, its prediction fitted to the network."""
-    return processes.fitted(processes.named(method), network)
+def process(method: str, network: Network, begun: Process | None = None) -> Process:
+    """The process of that name, its prediction fitted to the network.
+
+    Args:
+        method: a name of `processes.NAMED`.
+        network: that is trained.
+        begun: the process that it was trained with; of one that tunes a trained network, only the
+            objective is taken.
+    """
+    named = processes.named(method)
+    if begun is not None and named.objective.tunes:
+        return dataclasses.replace(begun, objective=named.objective)
+    return processes.fitted(named, network)
 
 
 def average(settings: argparse.Namespace) -> float | Power:

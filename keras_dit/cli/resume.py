@@ -24,6 +24,7 @@ MAY_CHANGE = {
     "--clip-norm": "steps are other ones from here on",
     "--flip": "images are mirrored from here on",
     "--data": "it has to be the same data at another place",
+    "--teacher": "it has to be the same teacher at another place",
     "--checkpoint-every": "",
     "--sample-every": "",
     "--evaluate-every": "",

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_dit import adapt, processes
-from keras_dit.cli import models, plan, recipe, texts
+from keras_dit.cli import models, plan, recipe, teaching, texts
 from keras_dit.cli.options import spelled
 from keras_dit.codecs import Autoencoder, Codec, Latents, Pixels
 from keras_dit.diffusion import Diffusion
@@ -135,6 +135,8 @@ def _of_process(method, old):
     before = next((name for name, one in processes.NAMED.items() if one == old.process), None)
     if before == method:
         return []
+    if processes.named(method).objective.tunes:
+        return [f"process: that of the weights, by the objective of {method}"]
     was = before or f"{old.prediction} on {old.schedule}"
     return [f"process: {method}, was {was}; what the output means is learned anew"]
 
@@ -157,7 +159,9 @@ def model(start: Start, settings: argparse.Namespace, method: str | None) -> Dif
         remat=settings.remat,
         dtype=policy,
     )
-    process = start.diffusion.process if method is None else recipe.process(method, network)
+    process = teaching.alone(start.diffusion.process)
+    if method is not None:
+        process = recipe.process(method, network, process)
     known = start.class_names[0] if network.num_classes == weights.num_classes else None
     return Diffusion(
         network,

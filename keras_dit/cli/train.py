@@ -16,6 +16,7 @@ from keras_dit.cli import (
     resume,
     run_folder,
     start,
+    teaching,
     texts,
 )
 from keras_dit.cli.common import counted
@@ -122,6 +123,7 @@ def _add_network(group, count):
     for name, value in plan.SIZE.items():
         add("--" + name.replace("_", "-"), **count, help=f"default: {value}")
     add("--patch-size", **count, help=f"default: one of at most {plan.MOST_TOKENS} tokens")
+    teaching.add_arguments(group)
     methods = f"{', '.join(processes.NAMED)} (default: {DEFAULTS['method']})"
     add("--method", type=options.one_of(processes.NAMED), metavar="NAME", help=methods)
     add("--dtype", metavar="POLICY", help="of Keras, such as mixed_bfloat16; default: float32")
@@ -225,6 +227,7 @@ def _new(folder, given):
     keras.utils.set_random_seed(settings.seed)
     data = _data(settings)
     codec = autoencoders.codec_for(settings.autoencoder, data)
+    teacher = teaching.opened(settings)
     if settings.source:
         begun = start.opened(settings, given, data, codec)
         codec, chosen = begun.codec, plan.fill(settings, data, begun.codec, begun.config)
@@ -232,13 +235,15 @@ def _new(folder, given):
         notes = [*begun.notes, *chosen]
     else:
         notes = plan.fill(settings, data, codec)
-        process = processes.named(settings.method)
+        process = teaching.process(settings, given["method"], teacher)
         variance = isinstance(process.prediction, LearnedVariance)
         config = {**plan.config(settings, data, codec), "learned_variance": variance}
         network = DiTModel.from_config({**config, "dtype": settings.dtype})
         parts = {"process": process, "codec": codec, "class_names": data.class_names or None}
         model = Diffusion(network, **parts, ema=ema)
-        notes.append(PROCESS.format(settings.method))
+        if teacher is None or given["method"]:
+            notes.append(PROCESS.format(settings.method))
+    teaching.begin(model, teacher, settings)
     texts.check(model.network, data)
     notes += run_folder.snapshot_notes(model)
     if settings.freeze:
@@ -258,6 +263,7 @@ def _old(folder, given):
     keras.utils.set_random_seed(settings.seed)
     data = _data(settings)
     model = resume.model(config, folder)
+    teaching.go_on(model, settings)
     plan.fill(settings, data, model.codec, model.network.get_config())
     _compile(model, settings, data)
     for note in notes:

@@ -59,7 +59,8 @@ class DiTModel(Network):
         x (B, H, W, C), t (B,), y -> float32 (B, H, W, output_channels).
         t is on the DDPM scale 0 … 999 and may be fractional. y is the value of the network's
         condition, for classes integers (B,); of several conditions a dict of their values by name.
-        What is None or missing is not said.
+        What is None or missing is not said. hidden=(1, 3) gives the output and a list of the
+        tokens (B, T, D) after the first and the third block.
 
     Raises:
         ValueError: where the numbers above do not fit each other.
@@ -201,14 +202,26 @@ class DiTModel(Network):
         self.final.build(tokens, context)
 
     def call(
-        self, x: Any, t: Any, y: Any = None, training: bool | None = None, dropped: Any = None
+        self,
+        x: Any,
+        t: Any,
+        y: Any = None,
+        training: bool | None = None,
+        dropped: Any = None,
+        hidden: tuple = (),
     ) -> Any:
         if y is not None and training:
             count = ops.shape(x)[0]
             y = self.drop(y, self.draw_dropped(count) if dropped is None else dropped)
         tokens, context = self.embed(x, t, y)  # (B, T, D), Context
-        tokens = self.run_blocks(self.blocks, tokens, context, training)  # (B, T, D)
-        return self.image(tokens, context)  # (B, H, W, O)
+        kept, done = [], 0
+        for end in sorted(hidden):
+            tokens = self.run_blocks(self.blocks[done:end], tokens, context, training)
+            kept.append(tokens)
+            done = end
+        tokens = self.run_blocks(self.blocks[done:], tokens, context, training)  # (B, T, D)
+        image = self.image(tokens, context)  # (B, H, W, O)
+        return (image, kept) if hidden else image
 
     # The parts of a call, for who runs them otherwise
 

@@ -13,17 +13,32 @@ from keras_dit.objectives.base import (
     UniformTimes,
     Weighting,
 )
+from keras_dit.objectives.consistency import Consistency, TimeGap
+from keras_dit.objectives.distillation import (
+    Distillation,
+    Hidden,
+    Teacher,
+    TokenDirections,
+    TokenRelations,
+)
 
 __all__ = [
     "Batch",
+    "Consistency",
+    "Distillation",
     "EqualWeighting",
     "ErrorAndDirection",
+    "Hidden",
     "Hybrid",
     "LogitNormalTimes",
     "MeanSquaredError",
     "MinSNR",
     "Objective",
+    "Teacher",
     "TimeDistribution",
+    "TimeGap",
+    "TokenDirections",
+    "TokenRelations",
     "UniformTimes",
     "Weighting",
 ]

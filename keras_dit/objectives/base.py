@@ -143,6 +143,7 @@ class Batch(NamedTuple):
         x0: clean samples, float32 (B, ...).
         noise: N(0, I) of the shape of x0.
         condition: what the network is told of them, a nest of tensors (B, ...), or None.
+        step: how many steps training has made, an int32 scalar; None in an evaluation.
 
     Example:
 
@@ -154,6 +155,7 @@ class Batch(NamedTuple):
     x0: Any
     noise: Any
     condition: Any = None
+    step: Any = None
 
     def noisy(self, rates: Rates) -> Any:
         """x_t = α x0 + σ ε, for rates of shape (B,)."""
@@ -162,12 +164,28 @@ class Batch(NamedTuple):
 
 
 class Objective(Configurable):
-    """A training objective. Subclasses are frozen dataclasses."""
+    """A training objective. Subclasses are frozen dataclasses.
+
+    Attributes:
+        tunes: whether it is for trained networks, which keep their schedule and prediction.
+    """
 
     example = "objectives.MeanSquaredError()"
+    tunes = False
+
+    @property
+    def layers(self) -> tuple:
+        """Keras layers that the loss looks at beside the network; they are not trained."""
+        return ()
 
     def check(self, process: Any) -> Any:
         """Raise ValueError if the objective cannot go with the other parts of a `Process`."""
+
+    def check_network(self, network: Any) -> Any:
+        """Raise ValueError if it cannot train this network."""
+
+    def check_ready(self) -> Any:
+        """Raise ValueError if something is missing that only training needs."""
 
     def sample_times(self, n: Any, seed: Any) -> Any:
         """n times in [0, 1], float32 (n,), from a `keras.random.SeedGenerator`."""
@@ -179,7 +197,8 @@ class Objective(Configurable):
         Args:
             evaluate: (x_t, rates) -> what the network gives there, float32 (B, ...), told what
                 the batch says; `condition=` tells it something else. It may be called again, at
-                other times too, and its gradient reaches the network unless it is stopped.
+                other times too, and its gradient reaches the network unless it is stopped. What
+                else it is given, such as `hidden=` of a `DiTModel`, is for the network.
             batch: a `Batch`.
             rates: `Rates` of shape (B,), at the times that were drawn.
             process: the `Process` that is trained: its schedule and its prediction.

@@ -50,14 +50,14 @@ class Denoiser:
     def __call__(self, x_t: Any, rates: Rates, condition: Any = None) -> Denoised:
         return self.prediction.denoised(self.output(x_t, rates, condition), x_t, rates)
 
-    def output(self, x_t: Any, rates: Rates, condition: Any = None) -> Any:
-        """The network's output at x_t."""
+    def output(self, x_t: Any, rates: Rates, condition: Any = None, **asked: Any) -> Any:
+        """The network's output at x_t; what else is asked for is the network's to give."""
         t = ops.broadcast_to(self.schedule.timestep(rates.t), (ops.shape(x_t)[0],))
         x = self.prediction.network_input(x_t, rates)
         if self.values is None:
-            return self.network(x, t, condition, training=False)
+            return self.network(x, t, condition, training=False, **asked)
         with backend.holding(self.network, backend.compute_values(self.network, self.values)):
-            return self.network(x, t, condition, training=False)
+            return self.network(x, t, condition, training=False, **asked)
 
     def settled(self) -> "Denoiser":
         """The same with the values of now, in the dtypes that the network computes in.

@@ -94,6 +94,10 @@ class NoiseSchedule(Configurable):
         """The number that the network is given for time t, float32 of t's shape."""
         raise NotImplementedError
 
+    def time_of(self, sigma: Any) -> Any:
+        """The time at which σ has this value, float32 of its shape; of continuous schedules."""
+        raise NotImplementedError(f"{self} has no times by their σ")
+
     def snap(self, t: Any) -> Any:
         """The time that stands for t in training: of a table, the next step up."""
         return ops.convert_to_tensor(t, "float32")

@@ -45,6 +45,10 @@ class RectifiedFlow(NoiseSchedule):
         scale = 1.0 + (self.shift - 1.0) * t
         return Rates(t, (1.0 - t) / scale, self.shift * t / scale)
 
+    def time_of(self, sigma: Any) -> Any:
+        sigma = ops.convert_to_tensor(sigma, "float32")
+        return sigma / (self.shift + (1.0 - self.shift) * sigma)
+
     def timestep(self, t: Any) -> Any:
         return 1000.0 * self(t).sigma
 
@@ -68,6 +72,9 @@ class ReversedFlow(NoiseSchedule):
     def __call__(self, t: Any) -> Any:
         t = ops.convert_to_tensor(t, "float32")
         return Rates(t, 1.0 - t, t)
+
+    def time_of(self, sigma: Any) -> Any:
+        return ops.convert_to_tensor(sigma, "float32")
 
     def timestep(self, t: Any) -> Any:
         return 1.0 - ops.convert_to_tensor(t, "float32")
@@ -112,6 +119,10 @@ class EDM(NoiseSchedule):
     def __call__(self, t: Any) -> Any:
         t = ops.convert_to_tensor(t, "float32")
         return Rates(t, ops.ones_like(t), t / (1.0 + 1.0 / self.sigma_max - t))
+
+    def time_of(self, sigma: Any) -> Any:
+        sigma = ops.convert_to_tensor(sigma, "float32")
+        return (1.0 + 1.0 / self.sigma_max) * sigma / (1.0 + sigma)
 
     def snap(self, t: Any) -> Any:
         return ops.maximum(ops.convert_to_tensor(t, "float32"), self.least_time)

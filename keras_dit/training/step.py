@@ -94,14 +94,21 @@ def loss(
         values = None if model.average is None else model.average.values
         evaluate = Denoiser(model.network, model.schedule, model.prediction, values).output
     each = model.objective.loss(
-        lambda x_t, rates, condition=y: evaluate(x_t, rates, condition),
-        Batch(x0, noise, y),
+        lambda x_t, rates, condition=y, **asked: evaluate(x_t, rates, condition, **asked),
+        Batch(x0, noise, y, _steps(model) if training else None),
         rates,
         model.process,
     )  # (B,)
     if sample_weight is not None:
         each = each * ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
     return ops.mean(each)
+
+
+def _steps(model):
+    """How many steps the optimizer has made, an int32 scalar; 0 where there is none yet."""
+    optimizer = getattr(model, "optimizer", None)
+    made = 0 if optimizer is None else optimizer.iterations
+    return ops.cast(ops.convert_to_tensor(made), "int32")
 
 
 def _training_network(model, y, count):
@@ -114,9 +121,9 @@ def _training_network(model, y, count):
         y = model.network.drop(y, model.network.draw_dropped(count))
         told["dropped"] = {}
 
-    def evaluate(x_t, rates, condition):
+    def evaluate(x_t, rates, condition, **asked):
         x = model.prediction.network_input(x_t, rates)
-        return model.network(x, model.schedule.timestep(rates.t), condition, **told)
+        return model.network(x, model.schedule.timestep(rates.t), condition, **told, **asked)
 
     return evaluate, y
 

@@ -17,6 +17,15 @@ from keras_dit.training.profiles import Power
 from keras_dit.training.skips import Progress, StopOnSkips
 
 
+class Beside(keras.layers.Layer):
+    """Layers that a step looks at and does not move; they may change after it is built."""
+
+    def __init__(self, **kwargs):
+        super().__init__(trainable=False, **kwargs)
+        self.held: list = []
+        self.built = True
+
+
 class Trainer(keras.Model):
     """Trains a network by the steps of `training.step`. A subclass has the parts it names.
 
@@ -44,7 +53,15 @@ class Trainer(keras.Model):
         self.skipped = self.add_weight(
             shape=(), initializer="zeros", dtype="int32", trainable=False, name="skipped"
         )
+        self.beside = Beside(name="beside")
         object.__setattr__(self, "_live", backend.LiveValues())
+
+    def _hold(self, objective):
+        """Hand an objective's layers to Keras, so that a step is given their numbers."""
+        for layer in objective.layers:
+            layer.trainable = False
+        self.beside.held = list(objective.layers)
+        self.train_function = self.test_function = None  # which would be those of another
 
     def compile(
         self, optimizer: Any = None, jit_compile: bool | None = None, **kwargs: Any
@@ -173,12 +190,14 @@ class Trainer(keras.Model):
 
     def make_train_function(self, force=False):
         made = self.train_function
+        self.process.objective.check_ready()
         super().make_train_function(force)
         if self.train_function is not made:
             self.train_function = self._live.watched(self.train_function)
 
     def make_test_function(self, force=False):
         made = self.test_function
+        self.process.objective.check_ready()
         super().make_test_function(force)
         if self.test_function is not made:
             self.test_function = self._live.watched(self.test_function)
@@ -233,7 +252,8 @@ class Trainer(keras.Model):
             line_length, positions, print_fn, **kwargs: as for `keras.Model.summary`.
         """
         self.network.summary(line_length, positions, print_fn, **kwargs)
-        beside = {"codec": [w for layer in self.codec_layers for w in layer.weights]}
+        held = {"codec": self.codec_layers, "objective": self.process.objective.layers}
+        beside = {name: [w for x in layers for w in x.weights] for name, layers in held.items()}
         if self.average is not None:
             beside["average of the weights"] = self.average.weights
         if self.compiled and self.optimizer.built:

@@ -24,8 +24,8 @@ def variables(model: keras.Model) -> dict[str, keras.Variable]:
 
     Returns:
         dict: `network/…`, `average/…` under the same names, `optimizer/…`, `metrics/…`, and
-        `state/…` for what is left, such as the states of the random numbers. What the codec holds
-        is not among them, nor what is below adapters (LoRA): no step moves it.
+        `state/…` for what is left, such as the states of the random numbers. What the codec or the
+        objective holds is not among them, nor what is below adapters (LoRA): no step moves it.
     """
     network, average, optimizer = model.network, model.average, model.optimizer
     if not optimizer.built:
@@ -45,7 +45,8 @@ def variables(model: keras.Model) -> dict[str, keras.Variable]:
         named[f"optimizer/{name}"] = variable
     named |= {f"metrics/{variable.path}": variable for variable in model.metrics_variables}
     known = {id(variable) for variable in named.values()}
-    known |= {id(variable) for layer in model.codec_layers for variable in layer.variables}
+    still = [*model.codec_layers, *model.objective.layers]
+    known |= {id(variable) for layer in still for variable in layer.variables}
     known |= {id(variable) for variable in kept.values()}
     rest = [variable for variable in model.variables if id(variable) not in known]
     named |= {f"state/{index}_{v.name}": v for index, v in enumerate(rest)}
