@@ -2,13 +2,19 @@
 
 from keras_dit.adapt.freezing import freeze, unfreeze
 from keras_dit.adapt.lora import add_lora, load_lora, merge_lora, remove_lora, save_lora
+from keras_dit.adapt.pruning import BlockInfluence, FirstOrder, Magnitude, Score, prune
 from keras_dit.networks.resizing import resize
 
 __all__ = [
+    "BlockInfluence",
+    "FirstOrder",
+    "Magnitude",
+    "Score",
     "add_lora",
     "freeze",
     "load_lora",
     "merge_lora",
+    "prune",
     "remove_lora",
     "resize",
     "save_lora",

@@ -3,7 +3,7 @@
 import pathlib
 
 from keras_dit import weights
-from keras_dit.cli import common, models, options
+from keras_dit.cli import common, models, options, pruning
 from keras_dit.networks.base import QUANTIZATIONS
 
 HELP = "convert weights between Keras and the formats of other programs"
@@ -19,6 +19,7 @@ examples:
   keras-dit convert runs/photos photos.pt
   keras-dit convert runs/photos photos-diffusers
   keras-dit convert DiT-XL-2-256x256.pt pets.pt --lora runs/pets
+  keras-dit convert runs/photos small.keras --prune depth=6,mlp=768 --prune-data photos/
   keras-dit convert runs/photos photos-int8.keras --quantize int8"""
 
 PROCESS = ("schedule", "prediction", "objective", "codec")
@@ -34,6 +35,7 @@ def add_arguments(command):
     quantizations = options.one_of(QUANTIZATIONS)
     command.add_argument("--quantize", type=quantizations, metavar="MODE", help=integers)
     models.add_arguments(command)
+    pruning.add_arguments(command)
 
 
 def _named(format):
@@ -47,6 +49,7 @@ def run(arguments):
         raise ValueError(f"--quantize is for a .keras file. Received: {target}")
     with common.claimed(target.parent):
         found = models.load(arguments.source, **models.chosen(arguments))
+        found = pruning.pruned(found, arguments)
         if arguments.quantize:
             found = models.quantized(found, arguments.quantize)
         _write(found, target, format)

@@ -22,9 +22,10 @@ class _Attention(keras.layers.Layer):
 
     sees_tokens = False  # whether it looks at the tokens of the context
 
-    def __init__(self, num_heads: int, qk_norm=None, qkv_bias: bool = True, **kwargs):
+    def __init__(self, num_heads: int, qk_norm=None, qkv_bias=True, head_size=None, **kwargs):
         super().__init__(**kwargs)
         self.num_heads = num_heads
+        self.head_size = head_size
         self.qkv_bias = qkv_bias
         self.query_norm = self.key_norm = None
         if qk_norm is not None:
@@ -32,20 +33,27 @@ class _Attention(keras.layers.Layer):
             self.key_norm = copy_part(qk_norm, "key_norm", self)
 
     def _check_heads(self, width):
-        if self.num_heads < 1 or width % self.num_heads:
+        if self.num_heads >= 1 and (self.head_size or 0) >= 1:
+            return
+        if self.num_heads < 1 or width % self.num_heads or self.head_size is not None:
             raise ValueError(
-                "hidden_size must be a multiple of num_heads. "
-                f"Received: hidden_size={width}, num_heads={self.num_heads}"
+                "hidden_size must be a multiple of num_heads, or head_size be given, 1 or more. "
+                f"Received: hidden_size={width}, num_heads={self.num_heads}, "
+                f"head_size={self.head_size}"
             )
+
+    def _head(self, width):
+        """The width of a head."""
+        return self.head_size or width // self.num_heads
 
     def _build_ends(self, width, projection_initializer="glorot_uniform"):
         """The norms of queries and keys, and the last linear map."""
         for norm in (self.query_norm, self.key_norm):
             if norm is not None:
-                norm.build((None, self.num_heads, None, width // self.num_heads))
+                norm.build((None, self.num_heads, None, self._head(width)))
         options = {"kernel_initializer": projection_initializer, "dtype": self.dtype_policy}
         self.projection = TokenDense(width, name="projection", **options)
-        self.projection.build((None, None, width))
+        self.projection.build((None, None, self.num_heads * self._head(width)))
 
     def _linear_map(self, inputs, outputs, name):
         """A linear map that is built."""
@@ -81,6 +89,8 @@ class _Attention(keras.layers.Layer):
             "qk_norm": save_part(self.query_norm),
             "qkv_bias": self.qkv_bias,
         }
+        if self.head_size is not None:
+            own["head_size"] = self.head_size
         return {**super().get_config(), **own}
 
     @classmethod
@@ -99,6 +109,7 @@ class SelfAttention(_Attention):
         positions: what turns queries and keys by the places of their tokens, such as `Rotary()`;
             None: nothing.
         qkv_bias: whether the map to queries, keys and values has a bias.
+        head_size: width of a head; None: that of the tokens over the heads.
 
     Call:
         tokens (B, T, D), context (not looked at), positions (T, 2) -> tokens (B, T, D).
@@ -123,9 +134,10 @@ class SelfAttention(_Attention):
         qk_norm: keras.Layer | None = None,
         positions: Any = None,
         qkv_bias: bool = True,
+        head_size: int | None = None,
         **kwargs,
     ):
-        super().__init__(num_heads, qk_norm, qkv_bias, **kwargs)
+        super().__init__(num_heads, qk_norm, qkv_bias, head_size, **kwargs)
         self.positions = positions and copy_part(positions, "positions", self)
 
     def build(
@@ -133,10 +145,10 @@ class SelfAttention(_Attention):
     ) -> None:
         width = tokens_shape[-1]
         self._check_heads(width)
-        self.qkv = self._linear_map(width, 3 * width, "qkv")
+        self.qkv = self._linear_map(width, 3 * self.num_heads * self._head(width), "qkv")
         self._build_ends(width)
         if self.positions is not None:
-            self.positions.build((None, self.num_heads, None, width // self.num_heads))
+            self.positions.build((None, self.num_heads, None, self._head(width)))
 
     def call(self, tokens: Any, context: Any = None, positions: Any = None) -> Any:
         return self._attend(*self._qkv(tokens, positions))
@@ -165,7 +177,7 @@ class InContextAttention(SelfAttention):
     linear map and have no place on the grid.
 
     Args:
-        num_heads, qk_norm, positions, qkv_bias: as for `SelfAttention`.
+        num_heads, qk_norm, positions, qkv_bias, head_size: as for `SelfAttention`.
 
     Call:
         tokens (B, T, D), context with tokens (B, L, D) and maybe a mask (B, L), positions (T, 2)
@@ -206,6 +218,7 @@ class CrossAttention(_Attention):
         num_heads: number of heads H; the width of the tokens has to be a multiple of it.
         qk_norm: a norm of each head's queries and keys, such as `RMSNorm()`; None: none.
         qkv_bias: whether the maps to queries, keys and values have biases.
+        head_size: width of a head; None: that of the tokens over the heads.
 
     Call:
         tokens (B, T, D), context with tokens (B, L, C) and maybe a mask (B, L), or these tokens
@@ -227,9 +240,10 @@ class CrossAttention(_Attention):
     ) -> None:
         width = tokens_shape[-1]
         self._check_heads(width)
-        self.query = self._linear_map(width, width, "query")
+        inner = self.num_heads * self._head(width)
+        self.query = self._linear_map(width, inner, "query")
         inputs = _tokens_width(context_shape) or width
-        self.key_value = self._linear_map(inputs, 2 * width, "key_value")
+        self.key_value = self._linear_map(inputs, 2 * inner, "key_value")
         self._build_ends(width, "zeros")
 
     def call(self, tokens: Any, context: Any = None, positions: Any = None) -> Any:

@@ -90,9 +90,9 @@ def _rows(layer, block, tokens, memory):
 
 def _products(layer, tokens, memory):
     """Multiply-adds of an attention beside its linear maps: q kᵀ and weights v."""
+    if not isinstance(layer, (SelfAttention, CrossAttention)):
+        return 0
+    width = layer.projection.kernel.shape[0]  # of all heads together
     if isinstance(layer, InContextAttention):
-        return 2 * tokens * (tokens + memory) * layer.projection.units + memory * _size(layer.qkv)
-    if isinstance(layer, (SelfAttention, CrossAttention)):
-        seen = tokens if isinstance(layer, SelfAttention) else memory
-        return 2 * tokens * seen * layer.projection.units
-    return 0
+        return 2 * tokens * (tokens + memory) * width + memory * _size(layer.qkv)
+    return 2 * tokens * (tokens if isinstance(layer, SelfAttention) else memory) * width
