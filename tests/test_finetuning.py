@@ -160,6 +160,14 @@ def test_another_process_is_said_and_fitted(photos, file):
     ]
 
 
+def test_a_student_goes_on_without_its_teacher(tmp_path):
+    old = keras_dit.Diffusion(keras_dit.DiTModel((8, 8, 3), 2, 8, 1, 2))
+    old.objective = keras_dit.objectives.Distillation(old, old.objective)
+    old.save(tmp_path / "student.keras")
+    model, _ = begun(tmp_path / "student.keras", Data((8, 8, 3)))
+    assert model.process == processes.named("ddpm")
+
+
 def test_latents_are_not_taken_for_images(file):
     with pytest.raises(ValueError, match=r"give the autoencoder they are of by --autoencoder"):
         begun(file, Data((32, 32, 3), ["a"]))
