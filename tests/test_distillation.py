@@ -27,8 +27,13 @@ def network(seed=0, width=16, depth=2, **settings):
 
 def taught(objective, seed=1, **settings):
     student = keras_dit.Diffusion(network(seed, **settings), process=FLOW, objective=objective)
-    student.compile(keras.optimizers.Adam(1e-2), jit_compile=backend.BACKEND == "jax")
-    return student
+    return compiled(student)
+
+
+def compiled(model):
+    """Without XLA on TensorFlow, where it takes longer; it draws other numbers there too."""
+    model.compile(keras.optimizers.Adam(1e-2), jit_compile=backend.BACKEND == "jax")
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +132,7 @@ def test_a_file_holds_the_student_alone(student, teacher, tmp_path):
     for use in (loaded.fit, loaded.evaluate):
         with pytest.raises(ValueError, match="saved without its teacher"):
             use(X, Y, batch_size=8, verbose=0)
-    loaded.objective = dataclasses.replace(loaded.objective, teacher=teacher)
+    compiled(loaded).objective = dataclasses.replace(loaded.objective, teacher=teacher)
     # Both are evaluated at the same times and noise.
     losses = [one.evaluate(X, Y, batch_size=8, verbose=0) for one in (loaded, student)]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
