@@ -18,12 +18,14 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from keras_dit.schedules import Rates, broadcast
+from keras_dit.schedules.base import columns
 from keras_dit.serialization import Configurable, register
 
 __all__ = [
     "CleanSample",
     "DataVelocity",
     "Denoised",
+    "FlooredSample",
     "FlowVelocity",
     "HalfUnused",
     "LearnedVariance",
@@ -141,6 +143,50 @@ class CleanSample(Prediction):
 
     def sensitivity(self, rates: Rates) -> Any:
         return ops.ones_like(rates.alpha)
+
+
+@register
+@dataclass(frozen=True)
+class FlooredSample(Prediction):
+    """The network gives the clean sample, from which the velocity of a straight line is taken.
+
+        velocity = (x_t − output) / max(t, floor),   x0 = x_t − t velocity
+
+    Near t = 0 the division would blow up what the network gets wrong. With the floor, x0 keeps
+    there some of the noise of x_t; from t = floor on it is the output.
+
+    Args:
+        floor: the least time that is divided by.
+
+    Raises:
+        ValueError: if it is not in (0, 1].
+
+    Example:
+
+    >>> x_t, output = ops.ones((1, 2)), ops.zeros((1, 2))
+    >>> flow, prediction = keras_dit.schedules.ReversedFlow(), FlooredSample(floor=0.1)
+    >>> [float(prediction.denoised(output, x_t, flow(t)).x0[0, 0]) for t in (0.5, 0.05)]
+    [0.0, 0.5]
+
+    Reference:
+        Li, He: Back to Basics: Let Denoising Generative Models Denoise (2025), equation 6.
+    """
+
+    floor: float = 0.05
+
+    def __post_init__(self):
+        if not 0.0 < self.floor <= 1.0:
+            raise ValueError(f"floor must be in (0, 1]. Received: floor={self.floor}")
+
+    def target(self, x0: Any, noise: Any, rates: Rates) -> Any:
+        return x0
+
+    def denoised(self, output: Any, x_t: Any, rates: Rates) -> Denoised:
+        share = columns(self.sensitivity(rates), x_t)
+        return Denoised(x_t - share * (x_t - output))
+
+    def sensitivity(self, rates: Rates) -> Any:
+        return rates.t / ops.maximum(rates.t, self.floor)
 
 
 @register

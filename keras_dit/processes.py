@@ -6,6 +6,7 @@ dit          LinearBeta     the noise, variance  mean square + variational bound
 flow         RectifiedFlow  the velocity         mean square, logit-normal times  Esser et al. 2024
 sit          ReversedFlow   minus the velocity   mean square                      Ma et al. 2024
 lightningdit ReversedFlow   minus the velocity   mean square + direction          Yao et al. 2025
+jit          ReversedFlow   the clean image      of the velocity, logit-normal    Li, He 2025
 edm          EDM            F of equation 7      mean square, log-normal σ        Karras et al. 2022
 consistency  RectifiedFlow  the velocity         of x0 here and a little nearer   Geng et al. 2024
 
@@ -26,9 +27,11 @@ from keras_dit.objectives import (
     LogitNormalTimes,
     MeanSquaredError,
     Objective,
+    VelocityWeighting,
 )
 from keras_dit.predictions import (
     DataVelocity,
+    FlooredSample,
     FlowVelocity,
     HalfUnused,
     LearnedVariance,
@@ -169,6 +172,11 @@ NAMED = Registry(
         ),
         "sit": Process(ReversedFlow(), DataVelocity()),
         "lightningdit": Process(ReversedFlow(), DataVelocity(), ErrorAndDirection()),
+        "jit": Process(
+            ReversedFlow(),
+            FlooredSample(),
+            MeanSquaredError(LogitNormalTimes(0.8, 0.8), VelocityWeighting()),
+        ),
         "edm": Process(
             EDM(), Preconditioned(), MeanSquaredError(times=LogitNormalTimes(-1.2, 1.2))
         ),

@@ -5,7 +5,14 @@ import pytest
 from keras import ops
 
 from keras_dit import Rates, schedules
-from keras_dit.predictions import CleanSample, FlowVelocity, LearnedVariance, Noise, V
+from keras_dit.predictions import (
+    CleanSample,
+    FlooredSample,
+    FlowVelocity,
+    LearnedVariance,
+    Noise,
+    V,
+)
 
 PREDICTIONS = [Noise(), CleanSample(), V(), FlowVelocity()]
 SCHEDULES = [schedules.LinearBeta(), schedules.CosineBeta(), schedules.RectifiedFlow()]
@@ -85,7 +92,9 @@ def test_velocity_is_the_slope_of_the_path():
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
-@pytest.mark.parametrize("prediction", [*PREDICTIONS, LearnedVariance(V())], ids=repr)
+@pytest.mark.parametrize(
+    "prediction", [*PREDICTIONS, FlooredSample(0.3), LearnedVariance(V())], ids=repr
+)
 def test_sensitivity_is_how_far_x0_moves_with_the_output(schedule, prediction):
     """x0 is linear in the output, so that the difference of two outputs is exact."""
     rates = tensors(rates_of(schedule, np.linspace(0.05, 0.9, 6)))

@@ -19,6 +19,7 @@ from keras_dit.schedules import (
     LogSNRGrid,
     RectifiedFlow,
     RespacedGrid,
+    ReversedFlow,
     ScaledLinearBeta,
     ShiftedGrid,
     UniformGrid,
@@ -28,7 +29,7 @@ from keras_dit.schedules import (
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
 TABLES = [LinearBeta(), ScaledLinearBeta(), CosineBeta(), ZeroTerminalSNR()]
 SHORT = [LinearBeta(steps=1), LinearBeta(steps=7), CosineBeta(steps=50), LinearBeta(steps=333)]
-EVERY = [*TABLES, *SHORT, RectifiedFlow(), RectifiedFlow(3.0)]
+EVERY = [*TABLES, *SHORT, RectifiedFlow(), RectifiedFlow(3.0), ReversedFlow(2.0)]
 GRIDS = [
     UniformGrid(),
     LeadingGrid(),

@@ -11,6 +11,7 @@ from keras_dit.objectives.base import (
     Objective,
     TimeDistribution,
     UniformTimes,
+    VelocityWeighting,
     Weighting,
 )
 from keras_dit.objectives.consistency import Consistency, TimeGap
@@ -40,5 +41,6 @@ __all__ = [
     "TokenDirections",
     "TokenRelations",
     "UniformTimes",
+    "VelocityWeighting",
     "Weighting",
 ]

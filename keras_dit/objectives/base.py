@@ -27,6 +27,7 @@ __all__ = [
     "Objective",
     "TimeDistribution",
     "UniformTimes",
+    "VelocityWeighting",
     "Weighting",
 ]
 
@@ -134,6 +135,29 @@ class MinSNR(Weighting):
         tiny = 1e-12  # σ is 0 at t = 0, where the weight is γ times a sensitivity of 0
         snr = (rates.alpha / ops.maximum(rates.sigma, tiny)) ** 2
         return ops.minimum(snr, self.gamma) * prediction.sensitivity(rates) ** 2
+
+
+@register
+@dataclass(frozen=True)
+class VelocityWeighting(Weighting):
+    """1/t² as the weight of x0's error: on a straight line the error of the velocity.
+
+    There the velocity is (x_t − x0) / t, so that its error is that of x0 over t. For a prediction
+    of the velocity itself the weight is 1.
+
+    Example:
+
+    >>> rates = keras_dit.schedules.ReversedFlow()(np.array([0.5, 0.25], "float32"))
+    >>> ops.convert_to_numpy(VelocityWeighting()(rates, keras_dit.predictions.CleanSample()))
+    array([ 4., 16.], dtype=float32)
+
+    Reference:
+        Li, He: Back to Basics: Let Denoising Generative Models Denoise (2025), table 1.
+    """
+
+    def __call__(self, rates: Rates, prediction: Any) -> Any:
+        tiny = 1e-12  # at t = 0 the sensitivity is 0, too
+        return ops.square(prediction.sensitivity(rates) / ops.maximum(rates.t, tiny))
 
 
 class Batch(NamedTuple):
