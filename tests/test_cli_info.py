@@ -37,7 +37,7 @@ def table(capsys, *arguments):
 
 def test_the_table_holds_the_published_numbers(capsys):
     rows = table(capsys, "--learned-variance")
-    assert len(rows) == 12 + 5  # of DiT and of LightningDiT
+    assert len(rows) == 12 + 5 + 8  # of DiT, of LightningDiT and of JiT
     for name, parameters in PARAMETERS.items():
         assert int(rows[name][1].replace(",", "")) == parameters
     for size, costs in GIGA_MULTIPLY_ADDS.items():

@@ -280,7 +280,7 @@ def test_cost_is_asked_of_the_parts_of_a_block():
 
 
 def test_presets():
-    assert len(PRESETS) == 12 + 5  # of DiT and of LightningDiT
+    assert len(PRESETS) == 12 + 5 + 8  # of DiT, of LightningDiT and of JiT
     network = keras_dit.DiTModel.from_preset("dit_s_8", input_shape=(8, 8, 1), depth=1)
     assert (network.config["hidden_size"], network.config["num_heads"]) == (384, 6)
     assert (network.config["depth"], network.num_classes) == (1, None)

@@ -243,7 +243,7 @@ def prune(
     kept_heads = None if heads is None else [_best(s, heads) for s in score.heads(network)]
     kept_units = None if mlp is None else [_best(s, mlp) for s in score.units(network)]
     whole = network.copied()  # with adapters merged, and on which nothing else rests
-    smaller = type(network).from_config(_config(whole, heads, mlp, len(blocks)))
+    smaller = type(network).from_config(_config(whole, heads, mlp, blocks))
     _copy_ends(smaller, whole)
     for new, i in zip(smaller.blocks, blocks, strict=True):
         cut: dict[int, np.ndarray] = {}
@@ -261,9 +261,11 @@ def _best(scores, count):
     return np.sort(np.argsort(-scores, kind="stable")[:count])
 
 
-def _config(network, heads, mlp, depth):
+def _config(network, heads, mlp, blocks):
     """The configuration of the smaller network."""
-    config = {**network.get_config(), "depth": depth}
+    config = {**network.get_config(), "depth": len(blocks)}
+    early = sum(i < config["in_context_start"] for i in blocks)
+    config["in_context_start"] = min(early, len(blocks) - 1)
     first = network.blocks[0]
     if heads is None and (mlp is None or (config["block"] is None and type(first.mlp) is MLP)):
         return config if mlp is None else {**config, "mlp_ratio": _ratio(first.mlp, mlp)}

@@ -53,13 +53,17 @@ def run(arguments):
     if what is not None and what not in PRESETS and _is_path(what):
         print("\n".join(_description(models.load(what, **models.chosen(arguments)), what)))
         return
-    names = list(PRESETS) if what is None else [what]
+    names = [what] if what else [name for name in PRESETS if _fits(name, arguments.input_shape)]
     rows = [("size", "tokens", "parameters", "multiply-adds", "weights", "training")]
     print(common.table([*rows, *(_row(name, arguments) for name in names)]))
 
 
 def _is_path(what):
     return pathlib.Path(what).exists() or "/" in what or "." in what
+
+
+def _fits(name, shape):
+    return not any(side % preset_config(name)["patch_size"] for side in shape[:2])
 
 
 def _row(name, arguments):

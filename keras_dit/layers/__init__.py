@@ -5,18 +5,25 @@ from keras_dit.layers.blocks import AdaLNBlock
 from keras_dit.layers.context import Context, as_context
 from keras_dit.layers.convolutions import AttentionBlock, Convolution, ResidualBlock
 from keras_dit.layers.encoder import EncoderBlock
+from keras_dit.layers.in_context import InContextTokens
 from keras_dit.layers.linear import TokenDense, gelu_tanh
 from keras_dit.layers.mlps import MLP, SwiGLU
 from keras_dit.layers.modulation import FinalLayer
 from keras_dit.layers.norms import GroupNorm, LayerNorm, RMSNorm
 from keras_dit.layers.parts import copy_part, load_parts, save_part
-from keras_dit.layers.patches import PatchEmbedding, patchify, unpatchify
+from keras_dit.layers.patches import (
+    BottleneckPatchEmbedding,
+    PatchEmbedding,
+    patchify,
+    unpatchify,
+)
 from keras_dit.layers.positions import Rotary, grid_positions, sincos_positions
 
 __all__ = [
     "MLP",
     "AdaLNBlock",
     "AttentionBlock",
+    "BottleneckPatchEmbedding",
     "Context",
     "Convolution",
     "CrossAttention",
@@ -24,6 +31,7 @@ __all__ = [
     "FinalLayer",
     "GroupNorm",
     "InContextAttention",
+    "InContextTokens",
     "LayerNorm",
     "PatchEmbedding",
     "RMSNorm",

@@ -111,3 +111,68 @@ class PatchEmbedding(keras.layers.Layer):
     def get_config(self) -> dict:
         own = {"patch_size": self.patch_size, "hidden_size": self.hidden_size}
         return {**super().get_config(), **own}
+
+
+@register
+class BottleneckPatchEmbedding(keras.layers.Layer):
+    """Images -> one embedded token for each patch, by way of fewer numbers than a large patch has.
+
+    Two linear maps with nothing between them: p p C numbers -> `bottleneck`, without a bias, ->
+    D. Images lie near a surface of few dimensions, so that large patches lose nothing.
+
+    Args:
+        bottleneck: how many numbers are left of a patch in between.
+        patch_size, hidden_size: as for `PatchEmbedding`; None: those of the network that it is
+            passed to.
+
+    Call:
+        images (B, H, W, C) -> tokens (B, (H/p) (W/p), D), row by row.
+
+    Raises:
+        ValueError: if the patch does not divide the image, or for a bottleneck below 1.
+
+    Example:
+
+    >>> layer = BottleneckPatchEmbedding(3, patch_size=2, hidden_size=8)
+    >>> layer(np.ones((1, 4, 6, 3))).shape
+    (1, 6, 8)
+
+    Reference:
+        Li, He: Back to Basics: Let Denoising Generative Models Denoise (2025), section 4.4.
+    """
+
+    def __init__(
+        self,
+        bottleneck: int,
+        patch_size: int | None = None,
+        hidden_size: int | None = None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if not isinstance(bottleneck, int) or bottleneck < 1:
+            raise ValueError(
+                f"bottleneck must be an integer of 1 or more. Received: bottleneck={bottleneck!r}"
+            )
+        self.bottleneck = bottleneck
+        self.patch_size: Any = patch_size
+        self.hidden_size: Any = hidden_size
+
+    def build(self, input_shape: tuple) -> None:
+        check_image_shape(tuple(input_shape[1:]), self.patch_size)
+        dtype = self.dtype_policy
+        self.inner = TokenDense(self.bottleneck, use_bias=False, dtype=dtype, name="inner")
+        self.projection = TokenDense(self.hidden_size, dtype=dtype, name="projection")
+        self.inner.build((None, None, self.patch_size**2 * input_shape[-1]))
+        self.projection.build((None, None, self.bottleneck))
+
+    def call(self, images: Any) -> Any:
+        patches = patchify(images, self.patch_size)  # (B, T, p p C)
+        return self.projection(self.inner(patches))  # (B, T, D)
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        rows, columns = input_shape[1] // self.patch_size, input_shape[2] // self.patch_size
+        return (input_shape[0], rows * columns, self.hidden_size)
+
+    def get_config(self) -> dict:
+        names = ("bottleneck", "patch_size", "hidden_size")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

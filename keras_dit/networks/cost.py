@@ -51,25 +51,40 @@ def multiply_adds(config: dict) -> int:
     memory = sum(condition.places for condition in told)
     once = network.time, network.final.modulation
     ends = sum(_size(layer) for part in once for layer in backend.layers_of(part))
-    ends += tokens * (_size(network.patches.projection) + _size(network.final.projection))
+    each = *backend.layers_of(network.patches), network.final.projection
+    ends += tokens * sum(map(_size, each))
     for condition in told:
         length = getattr(condition, "length", 1)
         ends += sum(
             length * _size(layer) + _products(layer, length, length)
             for layer in backend.layers_of(condition)
         )
-    of_block = sum(
+    early, beside = 0, 0
+    if network.in_context is not None:
+        early, beside = config.get("in_context_start", 0), network.in_context.count
+    late = 1 + others - early
+    of_block = _of_block(block, tokens, memory) if early else 0
+    return ends + early * of_block + late * _of_block(block, tokens + beside, memory)
+
+
+def longest_sequence(config: Mapping[str, Any]) -> int:
+    """How many tokens go through a block at most: the image's and those of `in_context`."""
+    network, _ = _of_one_block(config)
+    beside = 0 if network.in_context is None else network.in_context.count
+    return network.positions.shape[1] + beside
+
+
+def _of_block(block, tokens, memory):
+    return sum(
         _rows(layer, block, tokens, memory) * _size(layer) + _products(layer, tokens, memory)
         for layer in backend.layers_of(block)
     )
-    return ends + (1 + others) * of_block
 
 
 def _of_one_block(config):
     """A network of one block, without memory for its weights, and how many blocks it lacks."""
-    network = backend.without_memory(
-        lambda: DiTModel.from_config({"name": "cost", **config, "depth": 1})
-    )
+    small = {"name": "cost", **config, "depth": 1, "in_context_start": 0}
+    network = backend.without_memory(lambda: DiTModel.from_config(small))
     return network, config["depth"] - 1
 
 

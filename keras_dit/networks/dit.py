@@ -4,7 +4,6 @@ Reference:
     Peebles, Xie: Scalable Diffusion Models with Transformers (2023).
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -12,15 +11,17 @@ import numpy as np
 from keras import ops
 
 from keras_dit import backend, legacy
-from keras_dit.conditions import Condition, Context, Label, TimestepEmbedding
+from keras_dit.conditions import Context, Label, TimestepEmbedding
 from keras_dit.layers import AdaLNBlock, FinalLayer, PatchEmbedding, sincos_positions
 from keras_dit.layers.parts import copy_part, load_parts, save_part
-from keras_dit.layers.patches import check_image_shape
 from keras_dit.layers.positions import grid_positions
+from keras_dit.networks import checks
 from keras_dit.networks.base import Network
 from keras_dit.networks.naming import has_adapters, of_weights
 from keras_dit.networks.presets import OPENERS, PRESETS, preset_config
 from keras_dit.serialization import register
+
+PARTS = ("block", "time", "conditions", "final_norm", "patches", "in_context")
 
 
 @register
@@ -51,6 +52,11 @@ class DiTModel(Network):
         block: what `depth` copies are made of, an unbuilt layer that is called with tokens, a
             `Context` and positions; None: `AdaLNBlock(num_heads, mlp_ratio)`.
         time: the embedding of the time, an unbuilt layer; None: `TimestepEmbedding()`.
+        patches: the embedding of the patches, an unbuilt layer with arguments patch_size and
+            hidden_size, which it is given; None: `PatchEmbedding`.
+        in_context: what puts tokens in front of those of the image, made of the sum of what the
+            conditions say, an unbuilt layer such as `InContextTokens(32)`; None: nothing.
+        in_context_start: the block from which on these go through the blocks; counted from 0.
         final_norm: the norm before the last linear map, an unbuilt layer; None: `LayerNorm()`.
         dtype: a Keras dtype policy such as "mixed_bfloat16". Time features and the output are
             float32 under any policy.
@@ -97,6 +103,9 @@ class DiTModel(Network):
         block: keras.Layer | None = None,
         time: keras.Layer | None = None,
         final_norm: keras.Layer | None = None,
+        patches: keras.Layer | None = None,
+        in_context: keras.Layer | None = None,
+        in_context_start: int = 0,
         label_dropout: float | None = None,  # the name of condition_dropout in 0.1.0
         trainable: bool = True,
         **kwargs,
@@ -117,21 +126,23 @@ class DiTModel(Network):
             "output_channels": output_channels,
             "condition_dropout": condition_dropout if label_dropout is None else label_dropout,
             "remat": remat,
+            "in_context_start": in_context_start,
         }
         self.config = {"input_shape": _shape(input_shape)}
         self.config.update({name: _plain(value) for name, value in config.items()})
         conditions = dict(conditions or {})
-        _check(self.config, conditions, block)
+        checks.check(self.config, conditions, block)
         # As configurations: of layers among its attributes Keras would think that they are its own.
         self.config["conditions"] = {n: self._saved(c, n) for n, c in conditions.items()}
         parts = {"block": block, "time": time, "final_norm": final_norm}
+        parts |= {"patches": patches, "in_context": in_context}
         self.config |= {name: self._saved(part, name) for name, part in parts.items()}
         self.remat = remat
         self.image_shape = self.config["input_shape"]
         self.condition_dropout = self.config["condition_dropout"]
         self.learned_variance = self.config["learned_variance"]
-        self.output_channels = output_channels_of(self.config)
-        self._create_layers(conditions, block, time, final_norm)
+        self.output_channels = checks.output_channels_of(self.config)
+        self._create_layers(conditions, **parts)
         self.build()
         self._learned = tuple(name for name, w in of_weights(self).items() if w.trainable)
         self.trainable = trainable  # now that there are layers to tell
@@ -142,8 +153,8 @@ class DiTModel(Network):
 
         Args:
             preset: "dit_s_2" … "dit_xl_8": size s, b, l or xl, patch 2, 4 or 8; or
-                "lightningdit_b_1" … "lightningdit_xl_2". Or what holds weights
-                (`keras_dit.weights.load`): a file, a folder, `hf://owner/name`.
+                "lightningdit_b_1" … "lightningdit_xl_2", or "jit_b_16" … "jit_g_32". Or what
+                holds weights (`keras_dit.weights.load`): a file, a folder, `hf://owner/name`.
             **overrides: the other arguments of `DiTModel`; a new network needs `input_shape`.
 
         Raises:
@@ -159,10 +170,11 @@ class DiTModel(Network):
         """A part as the configuration holds it, by the name that it has here."""
         return part and save_part(copy_part(part, name, self))
 
-    def _create_layers(self, conditions, block, time, final_norm):
+    def _create_layers(self, conditions, block, time, final_norm, patches, in_context):
         config, dtype = self.config, self.dtype_policy
-        width, sized = config["hidden_size"], {"hidden_size": config["hidden_size"]}
-        self.patches = PatchEmbedding(config["patch_size"], width, dtype=dtype, name="patches")
+        sized = {"hidden_size": config["hidden_size"]}
+        cut = {"patch_size": config["patch_size"], **sized}
+        self.patches = copy_part(patches or PatchEmbedding(**cut), "patches", self, **cut)
         self.time = copy_part(time or TimestepEmbedding(), "time", self, **sized)
         if config["num_classes"] is not None:
             conditions = {"label": Label(config["num_classes"]), **conditions}
@@ -176,6 +188,7 @@ class DiTModel(Network):
                 "AdaLNBlock(num_heads, cross_attention=CrossAttention(num_heads)), or an attention "
                 f"that sees them. Received: block={block!r}"
             )
+        self.in_context = in_context and copy_part(in_context, "in_context", self)
         self.blocks = [copy_part(block, f"block_{i}", self) for i in range(config["depth"])]
         output_shape = (*self.image_shape[:2], self.output_channels)
         patch = config["patch_size"]
@@ -197,6 +210,8 @@ class DiTModel(Network):
         tokens, context = (None, rows * columns, width), Context((None, width))
         if any(condition.gives_tokens for condition in self.conditions.values()):
             context = Context((None, width), (None, None, width), (None, None))
+        if self.in_context is not None:
+            self.in_context.build(tokens, context.vector)
         for block in self.blocks:
             block.build(tokens, context)
         self.final.build(tokens, context)
@@ -217,7 +232,7 @@ class DiTModel(Network):
         kept, done = [], 0
         for end in sorted(hidden):
             tokens = self.run_blocks(self.blocks[done:end], tokens, context, training)
-            kept.append(tokens)
+            kept.append(self._of_image(tokens))
             done = end
         tokens = self.run_blocks(self.blocks[done:], tokens, context, training)  # (B, T, D)
         image = self.image(tokens, context)  # (B, H, W, O)
@@ -226,16 +241,36 @@ class DiTModel(Network):
     # The parts of a call, for who runs them otherwise
 
     def embed(self, x: Any, t: Any, y: Any = None) -> Any:
-        """What the first block is given: tokens (B, T, D) and the `Context`."""
-        x = ops.cast(x, self.compute_dtype)
+        """What the first block is given: tokens (B, L + T, D) and the `Context`.
+
+        The first L are those of `in_context`, which wait for the block that they start from.
+        """
+        x, batch_size = ops.cast(x, self.compute_dtype), ops.shape(x)[0]
         tokens = self.patches(x) + ops.cast(self.positions, self.compute_dtype)
-        return tokens, self.context(ops.shape(x)[0], t, y)
+        told = self._told(y)
+        if self.in_context is not None:
+            vectors = [one.vector for one in told if one.vector is not None]
+            nothing = ops.zeros((1, self.config["hidden_size"]), self.compute_dtype)
+            tokens = self.in_context(tokens, sum(vectors, nothing))
+        return tokens, self._context(batch_size, t, told)
 
     def run_blocks(
         self, blocks: Any, tokens: Any, context: Any, training: bool | None = None
     ) -> Any:
-        """The tokens (B, T, D) after some of the blocks."""
-        positions = ops.convert_to_tensor(self.grid)
+        """The tokens (B, L + T, D) after some of the blocks."""
+        if self.in_context is None:
+            return self._run(blocks, tokens, context, self.grid, training)
+        count = self.in_context.count
+        waited_for = self.blocks[: self.config["in_context_start"]]
+        early = [block for block in blocks if block in waited_for]
+        if early:
+            image = self._run(early, tokens[:, count:], context, self.grid, training)
+            tokens = ops.concatenate([tokens[:, :count], image], axis=1)
+        late = [block for block in blocks if block not in waited_for]
+        return self._run(late, tokens, context, self.in_context.places(self.grid), training)
+
+    def _run(self, blocks, tokens, context, positions, training):
+        positions = ops.convert_to_tensor(positions)
         for block in blocks:
             run = _rematerialised(block) if self.remat and training else block
             tokens = run(tokens, context, positions)
@@ -243,24 +278,35 @@ class DiTModel(Network):
 
     def image(self, tokens: Any, context: Any) -> Any:
         """The output, float32 (B, H, W, O), of the last block's tokens."""
-        return ops.cast(self.final(tokens, context), "float32")
+        return ops.cast(self.final(self._of_image(tokens), context), "float32")
+
+    def _of_image(self, tokens):
+        return tokens if self.in_context is None else tokens[:, self.in_context.count :]
 
     def context(self, batch_size: Any, t: Any, y: Any = None) -> Context:
         """The `Context` of times and conditions."""
-        vector = self.time(ops.broadcast_to(ops.cast(t, "float32"), (batch_size,)))
-        given, sequences, masks = self.named(y), [], []
+        return self._context(batch_size, t, self._told(y))
+
+    def _told(self, y):
+        """The `Context` of each condition, of one sample where nothing is said."""
+        given, told = self.named(y), []
         for name, condition in self.conditions.items():
             value = given.get(name)
             # What is dropped has been: Keras would hand the training of this call down.
-            told = condition(condition.null(1) if value is None else value, training=False)
-            if told.vector is not None:
-                vector = vector + told.vector  # (B, D)
-            if told.tokens is not None:
-                sequences.append(_for_all(told.tokens, batch_size))
-                masks.append(_for_all(told.mask, batch_size))
+            told.append(condition(condition.null(1) if value is None else value, training=False))
+        return told
+
+    def _context(self, batch_size, t, told):
+        vector = self.time(ops.broadcast_to(ops.cast(t, "float32"), (batch_size,)))
+        for one in told:
+            if one.vector is not None:
+                vector = vector + one.vector  # (B, D)
+        sequences = [one for one in told if one.tokens is not None]
         if not sequences:
             return Context(vector)
-        return Context(vector, ops.concatenate(sequences, axis=1), ops.concatenate(masks, axis=1))
+        tokens = [_for_all(one.tokens, batch_size) for one in sequences]
+        masks = [_for_all(one.mask, batch_size) for one in sequences]
+        return Context(vector, ops.concatenate(tokens, axis=1), ops.concatenate(masks, axis=1))
 
     def compute_output_shape(self, x_shape: tuple, *_) -> tuple:
         return (*x_shape[:-1], self.output_channels)
@@ -286,17 +332,11 @@ class DiTModel(Network):
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> Any:
         config = legacy.translated("DiTModel", config)
         frozen = config.pop("frozen", ())
-        network = cls(**load_parts(config, "block", "time", "conditions", "final_norm"))
+        network = cls(**load_parts(config, *PARTS))
         weights = of_weights(network)
         for name in frozen:
             weights[name].trainable = False
         return network
-
-
-def output_channels_of(config: Mapping[str, Any]) -> int:
-    """The channels of the output of a network with these arguments."""
-    channels = config["input_shape"][-1] * (2 if config.get("learned_variance") else 1)
-    return config.get("output_channels") or channels
 
 
 def _rematerialised(block):
@@ -328,65 +368,3 @@ def _shape(value):
         return tuple(map(_plain, value))
     except TypeError:
         raise ValueError(f"input_shape must be three integers. Received: {value!r}") from None
-
-
-def _check(config, conditions, block):
-    """Raise ValueError for numbers and conditions that make no network."""
-    numbers = ["patch_size", "hidden_size", "depth"]
-    if block is None or config["num_heads"] is not None:
-        numbers.append("num_heads")
-    for name in numbers:
-        if not isinstance(config[name], int) or config[name] < 1:
-            raise ValueError(f"{name} must be an integer of 1 or more. Received: {config[name]!r}")
-    check_image_shape(config["input_shape"], config["patch_size"])
-    width, heads = config["hidden_size"], config["num_heads"]
-    if width % (heads or 1) or width % 4:
-        raise ValueError(
-            "hidden_size must be a multiple of num_heads and of 4. "
-            f"Received: hidden_size={width}, num_heads={heads}"
-        )
-    for name in ("condition_dropout", "mlp_ratio"):
-        if not isinstance(config[name], (int, float)):
-            raise ValueError(f"{name} must be a number. Received: {config[name]!r}")
-    if not 1 <= config["mlp_ratio"] * width < float("inf"):
-        raise ValueError(f"mlp_ratio must be positive. Received: mlp_ratio={config['mlp_ratio']!r}")
-    _check_channels(config)
-    _check_conditions(config, conditions)
-
-
-def _check_channels(config):
-    channels, learned = config["output_channels"], config["learned_variance"]
-    expected = output_channels_of({**config, "output_channels": None})
-    good = channels is None or (isinstance(channels, int) and channels >= 1)
-    if not good or (learned and channels not in (None, expected)):
-        allowed = f"{expected} with a learned variance" if learned else ">= 1"
-        raise ValueError(
-            f"output_channels must be None or an integer, {allowed}. "
-            f"Received: output_channels={channels!r}"
-        )
-
-
-def _check_conditions(config, conditions):
-    width, classes = config["hidden_size"], config["num_classes"]
-    if classes is not None and (not isinstance(classes, int) or classes < 1):
-        raise ValueError(
-            f"num_classes must be None or at least 1. Received: num_classes={classes!r}"
-        )
-    if classes is not None and "label" in conditions:
-        raise ValueError('num_classes is short for conditions={"label": ...}: give one of them')
-    dropout = config["condition_dropout"]
-    if not 0.0 <= dropout < 1.0:
-        raise ValueError(
-            f"condition_dropout must be in [0, 1). Received: condition_dropout={dropout!r}"
-        )
-    for name, condition in conditions.items():
-        if not isinstance(condition, Condition):
-            raise ValueError(
-                "conditions must be a dict of keras_dit.conditions, such as Label(10), by name. "
-                f"Received: {name}={condition!r}"
-            )
-        if condition.hidden_size not in (None, width):
-            raise ValueError(
-                f"the hidden_size of the condition {name} must be None or that of the network, "
-                f"{width}. Received: hidden_size={condition.hidden_size}"
-            )

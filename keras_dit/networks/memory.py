@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_dit import backend
-from keras_dit.networks.cost import count_parameters
+from keras_dit.networks.cost import count_parameters, longest_sequence
 
 __all__ = ["training_memory"]
 
@@ -33,8 +33,7 @@ def training_memory(config: Mapping[str, Any], batch_size: int) -> float:
     >>> training_memory(config, 128) > 5 * training_memory(config, 8)
     True
     """
-    height, width, _ = config["input_shape"]
-    tokens = height * width // config["patch_size"] ** 2
+    tokens = longest_sequence(config)
     takes = backend.step_memory()
     kept = takes.kept * config["depth"]
     if config.get("remat"):

@@ -7,20 +7,18 @@ say which.
 """
 
 import functools
-import importlib.resources
 import math
 import re
 
 import numpy as np
 
-from keras_dit.layers import RMSNorm, SwiGLU
+from keras_dit.layers import AdaLNBlock, LayerNorm, RMSNorm, Rotary, SelfAttention, SwiGLU
 from keras_dit.networks import SIZES
-from keras_dit.networks.presets import lightning_parts
 from keras_dit.weights import facts as travelling
 from keras_dit.weights import files, layout
 from keras_dit.weights.files import Stored, some
 from keras_dit.weights.format import Format
-from keras_dit.weights.source import Source, dit, lightning, sit
+from keras_dit.weights.source import Source, dit, imagenet, lightning, sit
 from keras_dit.weights.source import channels as output_channels
 
 _PREFIX = re.compile(r"(module\.|_orig_mod\.)+")  # of DistributedDataParallel, torch.compile
@@ -162,8 +160,20 @@ def _modern(tensors, facts, path):
     return {
         "num_heads": heads,
         "mlp_ratio": ratio,
-        **lightning_parts(heads, ratio, **has),
+        **_parts(heads, ratio, **has),
     }
+
+
+def _parts(heads, ratio, *, rms, rotary, swiglu, qk_norm):
+    """The block and the final norm of a LightningDiT, as the tensors of its file have them."""
+    norm = RMSNorm() if rms else LayerNorm()
+    of_heads = RMSNorm() if rms else LayerNorm(1e-5, affine=True)
+    attention = SelfAttention(
+        heads, qk_norm=of_heads if qk_norm else None, positions=Rotary() if rotary else None
+    )
+    mlp = SwiGLU(ratio) if swiglu else None
+    block = AdaLNBlock(heads, ratio, norm=norm, attention=attention, mlp=mlp)
+    return {"block": block, "final_norm": RMSNorm() if rms else None}
 
 
 def _ratio(shapes, width):
@@ -187,7 +197,7 @@ def _chosen(network):
     }
     if not any(has.values()):
         return {}
-    return lightning_parts(attention.num_heads, block.mlp_ratio, **has)
+    return _parts(attention.num_heads, block.mlp_ratio, **has)
 
 
 def _rotary_tables(network):
@@ -205,8 +215,7 @@ def _imagenet(config):
     """The names of the classes of all that was published: 1000, of latents; else None."""
     if config["num_classes"] != 1000 or config["input_shape"][-1] != 4:
         return None
-    file = importlib.resources.files("keras_dit") / "data" / "imagenet.txt"
-    return file.read_text(encoding="utf-8").splitlines()
+    return imagenet()
 
 
 # How it was trained

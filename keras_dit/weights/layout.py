@@ -1,8 +1,8 @@
 """Where each tensor of facebookresearch/DiT lies in a `DiTModel`, and how it is turned.
 
-The names of facebookresearch/DiT are the common ones here, with those that LightningDiT has beside
-them: another format gives and takes its tensors under them. With D the hidden size, p the patch, C
-and O the channels of input and output:
+The names of facebookresearch/DiT are the common ones here, with those that LightningDiT and JiT
+have beside them: another format gives and takes its tensors under them. With D the hidden size, p
+the patch, C and O the channels of input and output:
 
     a linear map       (out, in)      Keras: (in, out)
     the patches' map   (D, C, p, p)   Keras: (p p C, D)
@@ -18,7 +18,15 @@ from keras import ops
 
 from keras_dit import backend
 from keras_dit.conditions import TimestepEmbedding
-from keras_dit.layers import AdaLNBlock, LayerNorm, SwiGLU, sincos_positions
+from keras_dit.layers import (
+    AdaLNBlock,
+    BottleneckPatchEmbedding,
+    LayerNorm,
+    PatchEmbedding,
+    SwiGLU,
+    sincos_positions,
+)
+from keras_dit.layers.parts import copy_part
 from keras_dit.networks import DiTModel
 from keras_dit.networks.naming import has_adapters
 from keras_dit.notices import warn
@@ -31,14 +39,16 @@ def shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     Args:
         config: arguments of `DiTModel` as a dict.
     """
-    small = {"name": "shapes", "num_heads": 1, **config, "depth": 1}  # of any number of heads
+    # Of any number of heads.
+    small = {"name": "shapes", "num_heads": 1, **config, "depth": 1, "in_context_start": 0}
     network = backend.without_memory(lambda: DiTModel.from_config(small))
-    patch, channels = config["patch_size"], config["input_shape"][-1]
+    patch = config["patch_size"]
     found = {}
     for name, variable in variables(network).items():
         shape = tuple(variable.shape)
-        if name == "x_embedder.proj.weight":
-            shape = (shape[1], channels, patch, patch)
+        if name in _CONVOLUTIONS:
+            side = 1 if name.startswith("x_embedder.proj2") else patch
+            shape = (shape[1], shape[0] // side**2, side, side)
         found[name] = shape[::-1] if _transposed(name, shape) else shape
     first, start = "blocks.0.", {n: s for n, s in found.items() if not n.startswith("final_layer.")}
     others = {
@@ -50,10 +60,19 @@ def shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return {**start, **others, **found}
 
 
+_CONVOLUTIONS = tuple(f"x_embedder.{name}.weight" for name in ("proj", "proj1", "proj2"))
+
+
 def maps(network):
     """{name: layer} of a `DiTModel`'s linear maps."""
+    patches = {"x_embedder.proj": network.patches.projection}
+    if isinstance(network.patches, BottleneckPatchEmbedding):
+        patches = {
+            "x_embedder.proj1": network.patches.inner,
+            "x_embedder.proj2": network.patches.projection,
+        }
     result = {
-        "x_embedder.proj": network.patches.projection,
+        **patches,
         "t_embedder.mlp.0": network.time.mlp_in,
         "t_embedder.mlp.2": network.time.mlp_out,
         "final_layer.linear": network.final.projection,
@@ -90,8 +109,11 @@ def variables(network: DiTModel) -> dict:
         "pos_embed": network.positions,
         "y_embedder.embedding_table.weight": network.label.table,
     }
+    if network.in_context is not None:
+        result["in_context_posemb"] = network.in_context.positions
     for name, layer in maps(network).items():
-        result |= {f"{name}.weight": layer.kernel, f"{name}.bias": layer.bias}
+        result[f"{name}.weight"] = layer.kernel
+        result |= {f"{name}.bias": layer.bias} if layer.use_bias else {}
     for name, norm in _norms(network).items():
         parts = {"weight": getattr(norm, "gain", None), "bias": getattr(norm, "bias", None)}
         result |= {f"{name}.{kind}": part for kind, part in parts.items() if part is not None}
@@ -173,14 +195,24 @@ def own_positions(tensors: Mapping[str, Stored], config: Mapping[str, Any]) -> b
     return not np.allclose(tensor.read()[0].astype("float32"), usual, rtol=0, atol=4e-3)
 
 
-def check_parts(network: DiTModel, block: AdaLNBlock | None = None, final_norm: Any = None) -> None:
+def check_parts(
+    network: DiTModel,
+    block: AdaLNBlock | None = None,
+    final_norm: Any = None,
+    patches: Any = None,
+    in_context: Any = None,
+    whose: str = "DiT",
+) -> None:
     """Raise ValueError for other parts than a format's.
 
     Args:
         network: a `DiTModel`.
-        block, final_norm: those of the format; None: as DiT and diffusers have them.
+        block, final_norm, patches, in_context: those of the format; None: as DiT and diffusers
+            have them.
+        whose: the name of such a network, for the error.
     """
     time, config = network.time, network.config
+    cut = {name: config[name] for name in ("patch_size", "hidden_size")}
     if block is None:
         epsilon = getattr(getattr(network.blocks[0], "mlp_norm", None), "epsilon", None)
         norms = (LayerNorm(), LayerNorm(epsilon or 1e-6))
@@ -194,11 +226,16 @@ def check_parts(network: DiTModel, block: AdaLNBlock | None = None, final_norm: 
             if type(time) is TimestepEmbedding
             else TimestepEmbedding(),
         ),
+        "patches": (
+            network.patches,
+            copy_part(patches or PatchEmbedding(**cut), "patches", network, **cut),
+        ),
+        "in_context": (network.in_context, in_context),
     }
     for name, (ours, theirs) in parts.items():
         if _saved(ours) != _saved(theirs):
             raise ValueError(
-                "a network of other parts than DiT's cannot be exported. "
+                f"a network of other parts than {whose}'s cannot be exported so. "
                 f"Received: {name}={config[name]}"
             )
 

@@ -1,5 +1,6 @@
 """What every format gives: the tensors of a file and what it says of itself."""
 
+import importlib.resources
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -20,9 +21,14 @@ _FREE = {
     "label_dropout",
     "condition_dropout",
     "num_heads",
+    "in_context_start",
     "frequency_shift",
     "mlp_epsilon",
     "trainable",
+}
+_ASKED = {  # arguments that a file may leave open: None
+    "num_heads": "how many heads its attention has",
+    "in_context_start": "from which block on its in-context tokens go through the blocks",
 }
 _LABELS = "y_embedder.embedding_table.weight"
 
@@ -60,6 +66,12 @@ def channels(count: int, image_channels: int, meant: bool) -> dict[str, Any]:
         "learned_variance": doubled and meant,
         "output_channels": count if doubled and not meant else None,
     }
+
+
+def imagenet() -> list[str]:
+    """The names of ImageNet's 1000 classes, in the order of their folders."""
+    file = importlib.resources.files("keras_dit") / "data" / "imagenet.txt"
+    return file.read_text(encoding="utf-8").splitlines()
 
 
 def codec(network: DiTModel) -> codecs.Codec:
@@ -118,15 +130,14 @@ class Source(NamedTuple):
     def _network(self, overrides):
         """The network of the file."""
         self._check(overrides)
-        config, tensors = {**self.config, **overrides}, self.tensors
+        config, tensors = {"num_heads": None, **self.config, **overrides}, self.tensors
         if config["num_classes"] == tensors[_LABELS].shape[0]:  # no row for "no class"
             if config.get("label_dropout") is None:
                 config.setdefault("condition_dropout", 0.0)
             tensors = {**tensors, _LABELS: _with_null_row(tensors[_LABELS])}
-        if "num_heads" not in config:
-            raise ValueError(
-                f"{self.path} does not say how many heads its attention has: give num_heads="
-            )
+        for name, what in _ASKED.items():
+            if name in config and config[name] is None:
+                raise ValueError(f"{self.path} does not say {what}: give {name}=")
         return layout.load(tensors, config, self.path)
 
     def parts(self, network: DiTModel, given: Mapping[str, Any] = MappingProxyType({})) -> dict:

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_dit.conditions import Label, Text
-from keras_dit.layers import sincos_positions
+from keras_dit.layers import BottleneckPatchEmbedding, sincos_positions
 from keras_dit.networks.dit import DiTModel
 from keras_dit.networks.naming import has_adapters, of_weights
 from keras_dit.networks.resizing import maps
@@ -172,7 +172,7 @@ class _Transfer:
             return
         patches = before.patch, after.patch
         if patches[0] != patches[1] or before.channels != after.channels:
-            self._move("patches/projection/kernel", lambda w: maps.input_map(w, *patches, colour))
+            self._move(f"{self._input()}/kernel", lambda w: maps.input_map(w, *patches, colour))
             self.notes.append(
                 f"maps of input and output: resized from {before.words} to {after.words}"
             )
@@ -191,9 +191,14 @@ class _Transfer:
             how = "join, at zero" if joined else "are taken off"
             self.notes.append(f"output: channels beside the {after.channels} of an image {how}")
 
+    def _input(self):
+        """The linear map that sees the numbers of a patch: the first."""
+        bottleneck = isinstance(self.new.patches, BottleneckPatchEmbedding)
+        return "patches/inner" if bottleneck else "patches/projection"
+
     def _leave_ends(self, before, after):
         words = f"{before.channels} channels do not become {after.channels}"
-        self._leave("patches/projection", f"maps of input and output: start anew, as {words}")
+        self._leave(self._input(), f"maps of input and output: start anew, as {words}")
         self.done |= {name for name in self.ours if name.startswith("final/projection/")}
 
     def rest(self):
