@@ -512,7 +512,7 @@ def test_every_list_of_formats_knows_it(npz, tmp_path, capsys, monkeypatch):
         main(["convert", "--help"])
     assert ".npz: a .npz file of nobody" in " ".join(capsys.readouterr().out.split())
     assert main(["convert", "x.keras", str(tmp_path / "x.onnx")]) == 2
-    assert ".safetensors or .npz, or be a folder" in capsys.readouterr().err
+    assert ".pth or .npz, or be a folder" in capsys.readouterr().err
     with pytest.raises(ValueError, match="format must be one of npz, "):
         weights.export(trained().network, tmp_path / "x", "npy")
     hub = pytest.importorskip("huggingface_hub")

@@ -4,11 +4,12 @@
     facebook_dit    .pt or .safetensors of facebookresearch/DiT,  facebook_dit.py
                     of its train.py, of SiT
     diffusers       a folder of a DiTTransformer2DModel           diffusers.py
+    jit             .pth of a checkpoint of LTH14/JiT             jit.py
 
 A format is one `Format`, in one file, and one line of a registry.
 """
 
-from keras_dit.weights import autoencoders, files, layout
+from keras_dit.weights import autoencoders, files, jit, layout
 from keras_dit.weights.files import Stored
 from keras_dit.weights.format import Format
 from keras_dit.weights.formats import (
@@ -32,6 +33,7 @@ __all__ = [
     "export",
     "files",
     "format_of_target",
+    "jit",
     "layout",
     "load",
     "open_source",

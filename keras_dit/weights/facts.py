@@ -22,7 +22,7 @@ NAME = "keras_dit"  # under which files keep them
 PARTS = ("process", "schedule", "prediction", "objective", "codec")
 _NETWORK = (
     "input_shape", "num_heads", "condition_dropout", "frequency_shift", "mlp_epsilon",
-    "learned_variance", "output_channels",
+    "learned_variance", "output_channels", "in_context_start",
 )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from keras_dit.weights import autoencoders, facts
 from keras_dit.weights.diffusers import Diffusers
 from keras_dit.weights.facebook_dit import FacebookDiT
 from keras_dit.weights.format import Format, Formats
+from keras_dit.weights.jit import JiT
 from keras_dit.weights.source import Source
 
 FORMATS = Formats()
@@ -34,6 +35,7 @@ def register(name: str, format: Format) -> Format:
 
 register("facebook_dit", FacebookDiT())
 register("diffusers", Diffusers())
+register("jit", JiT())
 
 
 def titles() -> str:

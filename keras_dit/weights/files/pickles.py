@@ -197,17 +197,24 @@ _INSTRUCTIONS = {
 }
 
 
-def write(shapes):
+def write(shapes, names=()):
     """The pickle of a state dict of contiguous float32 tensors; tensor i is in storage "i".
 
     Args:
         shapes: {name: shape}.
+        names: of a checkpoint, under each of which the state dict stands; none: it is the content.
 
     Returns:
         bytes, which PyTorch loads with `weights_only=True`.
     """
     tensors = (_text(name) + _tensor(i, shape) for i, (name, shape) in enumerate(shapes.items()))
-    return b"\x80\x02" + _EMPTY_DICT + b"(" + b"".join(tensors) + b"u."  # protocol, SETITEMS, STOP
+    state = _dict(tensors)
+    content = _dict(_text(name) + state for name in names) if names else state
+    return b"\x80\x02" + content + b"."  # protocol, STOP
+
+
+def _dict(items):
+    return _EMPTY_DICT + b"(" + b"".join(items) + b"u"  # SETITEMS
 
 
 def _text(text):

@@ -212,16 +212,18 @@ def _stored(view, storage):
     return Stored(shape, read)
 
 
-def write(tensors, path, notes=None):
+def write(tensors, path, notes=None, names=()):
     """Write a state dict as a .pt file, one tensor after the other.
 
     Args:
         tensors: {name: `Stored`}; they are written as float32.
         path: of the file; one that is there is replaced when the new one is whole.
         notes: {name: text}, entries of their own, which PyTorch passes over.
+        names: of a checkpoint, under each of which the state dict stands, its numbers written
+            once; none: it is the content.
     """
     records = {
-        "data.pkl": lambda: pickles.write({name: t.shape for name, t in tensors.items()}),
+        "data.pkl": lambda: pickles.write({n: t.shape for n, t in tensors.items()}, names),
         "byteorder": lambda: b"little",
         **{f"data/{i}": _numbers(tensor) for i, tensor in enumerate(tensors.values())},
         "version": lambda: b"3\n",
