@@ -119,7 +119,12 @@ def _add_network(group, count):
     )
     add("--freeze", metavar="PATTERN", help=frozen)
     preset = options.one_of(PRESETS)
-    add("--preset", type=preset, metavar="SIZE", help="dit_{s,b,l,xl}_{2,4,8}, or instead:")
+    add(
+        "--preset",
+        type=preset,
+        metavar="SIZE",
+        help="dit_{s,b,l,xl}_{2,4,8}, jit_{b,l,h,g}_{16,32} ..., or instead:",
+    )
     for name, value in plan.SIZE.items():
         add("--" + name.replace("_", "-"), **count, help=f"default: {value}")
     add("--patch-size", **count, help=f"default: one of at most {plan.MOST_TOKENS} tokens")
