@@ -9,6 +9,7 @@ import keras_dit
 from keras_dit import adapt, conditions, layers, processes
 from keras_dit.networks.naming import of_weights
 from keras_dit.networks.resizing import maps
+from keras_dit.networks.resizing.classes import rows
 
 NAMES = ["cat", "dog", "owl"]
 
@@ -94,22 +95,21 @@ def test_adapters_are_merged():
 # Classes
 
 
-def test_classes_go_on_by_name_and_new_ones_from_no_class():
+def test_classes_go_on_by_name():
     network, said = dit(), []
     names = NAMES, ["owl", "pig", "cat"]
     new = adapt.resize(network, num_classes=3, class_names=names, say=said.append)
     np.testing.assert_array_equal(given(new, 0), given(network, 2))
     np.testing.assert_array_equal(given(new, 2), given(network, 0))
-    np.testing.assert_array_equal(given(new, 1), given(network, 3))  # from "no class"
     np.testing.assert_array_equal(given(new, 3), given(network, 3))
-    assert said == ['classes: 2 of 3 kept, by name: owl, cat; new, from "no class": pig']
+    assert said == ["classes: 2 of 3 kept, by name: owl, cat; new: pig"]
 
 
-@pytest.mark.parametrize(("count", "kept"), [(2, [0, 1]), (5, [0, 1, 2, 3, 3])])
+@pytest.mark.parametrize(("count", "kept"), [(2, [0, 1]), (5, [0, 1, 2])])
 def test_without_names_classes_go_on_by_number(count, kept):
     network = dit()
     new = adapt.resize(network, num_classes=count, class_names=(NAMES, None), say=None)
-    for number, old in enumerate([*kept, 3]):
+    for number, old in [*enumerate(kept), (count, 3)]:
         np.testing.assert_array_equal(given(new, number), given(network, old))
 
 
@@ -118,16 +118,18 @@ def test_classes_may_be_told_where_to_start(keep):
     names = (NAMES, ["cat", "pig"])
     new = adapt.resize(dit(), num_classes=2, class_names=names, keep=keep, say=None)
     np.testing.assert_array_equal(given(new, 1), given(dit(), 2))
-    np.testing.assert_array_equal(given(new, 0), given(dit(), 3))
+    assert all((given(new, 0) != given(dit(), old)).any() for old in range(4))
 
 
-def test_where_no_class_was_not_learned_a_new_one_starts_from_the_mean():
-    network = dit(condition_dropout=0.0)
-    new = adapt.resize(network, num_classes=4, say=None)
-    table = ops.convert_to_numpy(network.label.table)
-    np.testing.assert_allclose(
-        ops.convert_to_numpy(new.label.table)[3], table[:3].mean(axis=0), rtol=1e-6
-    )
+def test_new_classes_lie_as_the_old_ones_do():
+    table = np.random.default_rng(0).normal(3.0, 0.5, (11, 400))
+    new = rows(table, [None, 4, None, None])
+    np.testing.assert_array_equal(new[[1, 4]], table[[4, 10]])
+    drawn = new[[0, 2, 3]] - table[:10].mean(axis=0)
+    assert abs(drawn.mean()) < 0.05
+    assert abs(drawn.std() - table[:10].std(axis=0).mean()) < 0.05
+    assert abs(np.corrcoef(drawn)[0, 1]) < 0.2  # each is another
+    np.testing.assert_array_equal(rows(table, [None, 4, None, None]), new)
 
 
 @pytest.mark.parametrize(
@@ -396,7 +398,7 @@ def test_a_file_loads_for_other_data(file):
     new = keras_dit.weights.load(file, **options, say=said.append)
     assert (new.num_classes, new.image_shape) == (2, (12, 8, 4))
     assert said == [
-        'classes: 1 of 2 kept, by name: owl; new, from "no class": pig',
+        "classes: 1 of 2 kept, by name: owl; new: pig",
         "positions: computed for a grid of 6 x 4 patches, was 4 x 4",
     ]
     tables = (ops.convert_to_numpy(each.label.table) for each in (new, network))

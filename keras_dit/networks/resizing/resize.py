@@ -32,7 +32,7 @@ def resize(
     """A new network for other data, with as much of a trained one as fits.
 
     - Classes: those of the same name go on from their own row, without names those of the same
-      number. A new one starts as what the network draws when it is told nothing.
+      number. A new one starts from a row that is drawn as the old ones lie.
     - Images of another size: sine and cosine positions are computed for the new grid, positions of
       another kind interpolated; rotary ones follow the grid by themselves.
     - Patches of another size: the maps of input and output are resized so that an image that is
@@ -64,7 +64,7 @@ def resize(
     ...     (8, 8, 1), patch_size=2, hidden_size=16, depth=1, num_heads=2, num_classes=3)
     >>> names = ["cat", "dog", "owl"], ["owl", "pig"]
     >>> new = resize(network, num_classes=2, class_names=names, input_shape=(16, 16, 1))
-    classes: 1 of 2 kept, by name: owl; new, from "no class": pig
+    classes: 1 of 2 kept, by name: owl; new: pig
     positions: computed for a grid of 8 x 8 patches, was 4 x 4
     >>> new.image_shape
     (16, 16, 1)
@@ -112,14 +112,12 @@ class _Transfer:
         if not (isinstance(label, Label) and isinstance(other, Label)):
             return
         kept = kept_classes(label.num_classes, other.num_classes, class_names, keep)
-        dropout = self.old.condition_dropout if label.dropout is None else label.dropout
-        nothing = dropout > 0
-        self._move("label/table", lambda table: rows(table, kept, nothing))
+        self._move("label/table", lambda table: rows(table, kept))
         if kept != list(range(label.num_classes)):
             known = class_names and None not in class_names
             by = "choice" if keep is not None else "name" if known else "number"
             names = (class_names or (None, None))[1] or [f"{n}" for n in range(len(kept))]
-            self.notes.append(_classes_note(kept, names, by, nothing))
+            self.notes.append(_classes_note(kept, names, by))
 
     def conditions(self):
         for name, condition in self.new.conditions.items():
@@ -278,14 +276,13 @@ def _grid(network):
     return network.image_shape[0] // patch, network.image_shape[1] // patch
 
 
-def _classes_note(kept, names, by, nothing):
+def _classes_note(kept, names, by):
     old = [name for name, number in zip(names, kept) if number is not None]
     new = [name for name, number in zip(names, kept) if number is None]
-    start = 'from "no class"' if nothing else "from the mean of all classes"
-    if not old:
-        return f"classes: all {len(kept)} are new, {start}"
     note = f"classes: {len(old)} of {len(kept)} kept, by {by}: {_listed(old)}"
-    return f"{note}; new, {start}: {_listed(new)}" if new else note
+    if not old:
+        note = f"classes: none of {len(kept)} kept"
+    return f"{note}; new: {_listed(new)}" if new else note
 
 
 def _listed(names):
