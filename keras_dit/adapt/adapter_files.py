@@ -16,7 +16,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,10 +26,11 @@ from keras_dit.networks.base import Network
 from keras_dit.weights import files, hub
 from keras_dit.weights.files import Stored, folders, some
 
-__all__ = ["Adapter", "Adapters", "contents", "is_adapter_file", "read", "write"]
+__all__ = ["Adapter", "Adapters", "class_names", "contents", "is_adapter_file", "read", "write"]
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model"
 NOTE = "lora_adapter_metadata"  # under which diffusers keeps the configuration in a file
+NAMES = "class_names"
 PREFIX = "base_model.model."
 _KEY = re.compile(r"(.+)\.lora_(?:embedding_)?([AB])(?:\.\w+)?(?:\.weight)?")
 _START = re.compile(r"^(base_model\.model\.|transformer\.|module\.)+")
@@ -109,8 +110,18 @@ def contents(path: str | os.PathLike) -> Adapters:
     return Adapters(made, whole)
 
 
-def _open(path):
-    """{name: `Stored`} and the configuration; {} where there is none."""
+def class_names(path: str | os.PathLike) -> tuple[str, ...] | None:
+    """Names of the classes that a file of `write` was trained on, or None.
+
+    Args:
+        path: as for `read`.
+    """
+    note = files.note(_place(path), NAMES)
+    return None if note is None else tuple(json.loads(note))
+
+
+def _place(path):
+    """The file of tensors."""
     place = pathlib.Path(hub.local(path, [CONFIG, f"{TENSORS}.*", "*.safetensors"]))
     if place.is_dir():
         found = _in_folder(place)
@@ -119,6 +130,12 @@ def _open(path):
         place = found
     if not place.is_file():
         raise FileNotFoundError(f"there is no file or folder {path}")
+    return place
+
+
+def _open(path):
+    """{name: `Stored`} and the configuration; {} where there is none."""
+    place = _place(path)
     tensors = files.read(place)
     note, beside = files.note(place, NOTE), place.with_name(CONFIG)
     if note is not None:
@@ -183,7 +200,13 @@ def _adapter(name, parts, config, path):
     return Adapter(a.T, b.T, float(alpha))
 
 
-def write(adapters: Adapters, path: str | os.PathLike, network: Network, names: str) -> None:
+def write(
+    adapters: Adapters,
+    path: str | os.PathLike,
+    network: Network,
+    names: str,
+    class_names: Sequence[str] | None = None,
+) -> None:
     """Write adapters by the names of a network's layers as peft does.
 
     Args:
@@ -191,6 +214,7 @@ def write(adapters: Adapters, path: str | os.PathLike, network: Network, names: 
         path: a .safetensors file, or a folder.
         network: that they are of.
         names: "facebook_dit" or "diffusers".
+        class_names: names of the classes, in their order.
 
     Raises:
         ImportError: without the library that it takes.
@@ -210,7 +234,9 @@ def write(adapters: Adapters, path: str | os.PathLike, network: Network, names: 
         tensors |= {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}
     stored = {PREFIX + name: _stored(array) for name, array in {**tensors, **whole}.items()}
     file = place if place.suffix else place / f"{TENSORS}.safetensors"
-    files.write(stored, file, {NOTE: json.dumps(config, sort_keys=True)} if place.suffix else {})
+    notes = {NOTE: json.dumps(config, sort_keys=True)} if place.suffix else {}
+    notes |= {NAMES: json.dumps(list(class_names))} if class_names else {}
+    files.write(stored, file, notes)
     if not place.suffix:
         folders.write_json(place / CONFIG, config)
 

@@ -207,6 +207,7 @@ def save_lora(
     path: str | os.PathLike,
     values: Sequence | None = None,
     names: str = "facebook_dit",
+    class_names: Sequence[str] | None = None,
 ) -> None:
     """Write the adapters of a network, and what else of it trains, as peft names them.
 
@@ -217,6 +218,7 @@ def save_lora(
             `Diffusion.average`; None: what they are.
         names: of the layers: "facebook_dit", as facebookresearch/DiT has them, or "diffusers", as
             its `DiTTransformer2DModel` does. Layers that these do not have keep their own.
+        class_names: names of the classes, in their order, kept for people and the command.
 
     Raises:
         ValueError: for a network without adapters.
@@ -238,7 +240,7 @@ def save_lora(
         for name, weight in of_weights(network).items()
         if weight.trainable and id(weight) not in inside
     }
-    adapter_files.write(Adapters(adapters, whole), path, network, names)
+    adapter_files.write(Adapters(adapters, whole), path, network, names, class_names)
 
 
 # What others ask

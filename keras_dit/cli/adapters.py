@@ -4,7 +4,7 @@ import argparse
 import pathlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from keras_dit import adapt, files
 from keras_dit.adapt import adapter_files
@@ -18,6 +18,7 @@ from keras_dit.weights.files import some
 
 __all__ = [
     "FILE",
+    "Worn",
     "add_training",
     "begin",
     "check",
@@ -51,6 +52,10 @@ def check(settings: argparse.Namespace) -> None:
     for name in ("lora_pattern", "lora_alpha", "lora_whole"):
         if getattr(settings, name) is not None and not settings.lora:
             raise ValueError(f"{options.spelled(name)} is for adapters: give --lora RANK too")
+    if settings.lora and settings.averages:
+        raise ValueError("--averages keeps snapshots of whole networks: leave it out with --lora")
+    if settings.lora and settings.freeze:
+        raise ValueError("--lora leaves all weights as they are: leave out --freeze")
     if settings.lora and not settings.source:
         raise ValueError("--lora is for a trained network: give it by --from MODEL")
 
@@ -111,7 +116,8 @@ def resumed(model: Diffusion, settings: argparse.Namespace, folder: pathlib.Path
 def keep(model: Diffusion, folder: pathlib.Path) -> None:
     """Write the adapters that the model samples with into the run's folder, if it has some."""
     if has_adapters(model.network):
-        adapt.save_lora(model.network, folder / FILE, model.denoiser().values)
+        values, names = model.denoiser().values, model.class_names
+        adapt.save_lora(model.network, folder / FILE, values, class_names=names)
 
 
 # A MODEL
@@ -126,16 +132,38 @@ def parsed(text: str) -> tuple[str, float]:
         return text, 1.0
 
 
-def worn(network: Network, given: Sequence[tuple[str, float]]) -> str:
-    """Put adapters on a network; which, in words.
+class Worn(NamedTuple):
+    """A network with adapters.
+
+    Attributes:
+        network: of the classes that the adapters were trained on.
+        class_names: their names, or None where the files say nothing of them.
+        words: which adapters they are.
+    """
+
+    network: Network
+    class_names: tuple[str, ...] | None
+    words: str
+
+
+def worn(network: Network, given: Sequence[tuple[str, float]]) -> Worn:
+    """Put adapters on a network.
 
     Args:
-        network: that samples.
+        network: that samples. Where a file was trained on another number of classes, a copy for
+            these takes its place.
         given: what `parsed` made of each.
     """
-    paths = [path for path, _ in given]
+    paths, names = [path for path, _ in given], None
+    for path in paths:
+        table = adapter_files.read(path, network).whole.get("label/table")
+        if table is not None:
+            names = adapter_files.class_names(path)
+            if network.num_classes != len(table) - 1:
+                network = adapt.resize(network, num_classes=len(table) - 1, say=None)
     adapt.load_lora(network, paths, [weight for _, weight in given])
-    return " and ".join(path if weight == 1 else f"{weight:g} x {path}" for path, weight in given)
+    words = (path if weight == 1 else f"{weight:g} x {path}" for path, weight in given)
+    return Worn(network, names, " and ".join(words))
 
 
 def of_file(path: str) -> Iterator[str]:

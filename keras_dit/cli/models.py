@@ -92,10 +92,12 @@ def load(
     found = _load(path, num_heads, method, which, autoencoder)
     if not lora:
         return found
-    network = found.diffusion.sampling_network()
-    words = adapters.worn(network, lora)
-    taken = f"{found.taken} with the adapters {words}"
-    return found._replace(diffusion=sampling(found.diffusion, network), taken=taken)
+    old, worn = found.diffusion, adapters.worn(found.diffusion.sampling_network(), lora)
+    kept = found.class_names if worn.network.num_classes == old.network.num_classes else None
+    names = worn.class_names or kept
+    parts = {"process": old.process, "codec": old.codec, "class_names": names}
+    taken = f"{found.taken} with the adapters {worn.words}"
+    return Model(Diffusion(worn.network, **parts, ema=None), names, taken)
 
 
 def _load(path, num_heads, method, which, autoencoder):

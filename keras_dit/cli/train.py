@@ -8,6 +8,7 @@ import keras
 
 from keras_dit import adapt, backend, datasets, evaluation, processes
 from keras_dit.cli import (
+    adapters,
     autoencoders,
     common,
     options,
@@ -47,7 +48,7 @@ examples:
   keras-dit train --data latents --run runs/latents --devices 4
   keras-dit train --data cats --image-size 64 --from runs/photos --run runs/cats
   keras-dit train --data pets --image-size 256 --from DiT-XL-2-256x256.pt \\
-      --autoencoder hf://stabilityai/sd-vae-ft-ema --run runs/pets"""
+      --autoencoder hf://stabilityai/sd-vae-ft-ema --lora 16 --run runs/pets"""
 
 PROCESS = 'process: {0}; in Python Diffusion(network, process=processes.named("{0}"))'
 NOT_SETTINGS = ("command", "run", "spellings", "debug", "devices", "folder", "resume")
@@ -118,6 +119,7 @@ def _add_network(group, count):
         "leave out of training the weights whose name it matches, such as 'patches|block_[0-3]/'"
     )
     add("--freeze", metavar="PATTERN", help=frozen)
+    adapters.add_training(group)
     preset = options.one_of(PRESETS)
     add(
         "--preset",
@@ -228,6 +230,7 @@ def _new(folder, given):
         )
     chosen = {name: given[name] for name in given if given[name] is not None}
     settings = argparse.Namespace(**{**dict.fromkeys(given), **DEFAULTS, **chosen})
+    adapters.check(settings)
     ema = recipe.average(settings)  # so that its errors come now
     keras.utils.set_random_seed(settings.seed)
     data = _data(settings)
@@ -253,6 +256,8 @@ def _new(folder, given):
     notes += run_folder.snapshot_notes(model)
     if settings.freeze:
         notes.append(_frozen(model.network, settings.freeze))
+    if settings.lora:
+        notes.append(_adapted(model, settings, begun, folder if backend.leads() else None))
     _compile(model, settings, data)
     backend.barrier()  # every process has seen that the folder held no run
     if backend.leads():
@@ -267,7 +272,7 @@ def _old(folder, given):
     settings, config, notes = resume.settings(folder, given, DEFAULTS)
     keras.utils.set_random_seed(settings.seed)
     data = _data(settings)
-    model = resume.model(config, folder)
+    model = adapters.resumed(resume.model(config, folder), settings, folder)
     teaching.go_on(model, settings)
     plan.fill(settings, data, model.codec, model.network.get_config())
     _compile(model, settings, data)
@@ -277,6 +282,13 @@ def _old(folder, given):
     if backend.leads():
         run_folder.write_config(folder, vars(settings), data, model)
     return settings, model, data
+
+
+def _adapted(model, settings, begun, folder):
+    """Put adapters on the network of the new model; what there is to say of it."""
+    if settings.lora_whole is None:
+        settings.lora_whole = adapters.new_parts(model.network, begun.changes, begun.class_names)
+    return adapters.begin(model, settings, folder)
 
 
 def _frozen(network, pattern):
