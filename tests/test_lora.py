@@ -262,6 +262,16 @@ def test_adapters_of_a_dit_of_diffusers_give_its_outputs(tmp_path):
     close(output(adapt.load_lora(other, tmp_path / "it"), *given), peft_output("diffusers"))
 
 
+def test_the_copies_of_a_layer_in_diffusers_have_one_adapter(tmp_path):
+    folder, file = PEFT.parent / "weights" / "diffusers", tmp_path / "it.safetensors"
+    network = adapted(adapt.add_lora(weights.load(folder), 2, "time"))
+    adapt.save_lora(network, file, names="diffusers")
+    assert {name.partition(".norm1.")[0][-1] for name in arrays(file)} == {"0", "1"}
+    other = weights_of(adapt.load_lora(weights.load(folder), file))
+    for name, value in weights_of(network).items():
+        np.testing.assert_array_equal(other[name], value)
+
+
 def test_a_network_of_other_parts_keeps_its_own_names(tmp_path):
     block = keras_dit.AdaLNBlock(2, mlp=keras.layers.Dense(16))
     network = draw_weights(DiTModel(**{**SIZE, "block": block}))

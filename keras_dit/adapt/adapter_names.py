@@ -2,6 +2,7 @@
 
 facebookresearch/DiT has one map to queries, keys and values, as here. diffusers has three: three
 adapters of rank r are one of rank 3 r, whose B is a block for each; and one is three that share A.
+Each of its blocks has a copy of the embedders of time and label: one adapter is that of all copies.
 """
 
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from keras_dit.networks.base import Network
 from keras_dit.weights import diffusers, layout
-from keras_dit.weights.files import joined
+from keras_dit.weights.files import joined, some
 
 PATCHES = "x_embedder.proj"  # a convolution there
 STANDARDS = ("facebook_dit", "diffusers")
@@ -86,7 +87,7 @@ def _weights(network):
 def _of_diffusers(network):
     """(name of facebookresearch/DiT, whether its parts are joined, names of diffusers)."""
     for name, (how, others) in diffusers.names(network.config["depth"]).items():
-        if name.endswith(".weight") and len(others) == (3 if how is joined else 1):
+        if name.endswith(".weight"):
             plain = [other.removesuffix(".weight") for other in others]
             yield name.removesuffix(".weight"), how is joined, plain
 
@@ -97,8 +98,23 @@ def _joined(layers, network):
         parts = [result.pop(other, None) for other in others]
         there = [part for part in parts if part is not None]
         if there:
-            result[name] = _one_of(parts, there) if several else there[0]
+            result[name] = _one_of(parts, there) if several else _same(parts, others)
     return result
+
+
+def _same(parts, names):
+    """The one adapter that all copies of a layer have."""
+    first = parts[0]
+    same = all(
+        part is not None
+        and part.alpha == first.alpha
+        and np.array_equal(part.a, first.a)
+        and np.array_equal(part.b, first.b)
+        for part in parts
+    )
+    if not same:
+        raise ValueError(f"the adapters of these copies of one layer differ: {some(names)}")
+    return first
 
 
 def _one_of(parts, there):
@@ -115,9 +131,10 @@ def _one_of(parts, there):
 
 def _split(layers, network):
     result = dict(layers)
-    for name, _, others in _of_diffusers(network):
+    for name, several, others in _of_diffusers(network):
         adapter = result.pop(name, None)
         if adapter is not None:
-            cut = np.split(adapter.b, len(others), axis=1)
-            result |= {n: adapter._replace(b=b) for n, b in zip(others, cut, strict=True)}
+            count = len(others)
+            parts = np.split(adapter.b, count, axis=1) if several else [adapter.b] * count
+            result |= {n: adapter._replace(b=b) for n, b in zip(others, parts, strict=True)}
     return result
