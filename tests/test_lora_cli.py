@@ -44,6 +44,13 @@ def base(tmp_path_factory):
     return path
 
 
+def arguments(base, data):
+    """Two epochs of two steps at one rate."""
+    how = ["--from", base, "--lora", 2, "--lora-alpha", 4, "--checkpoint-every", 0, "--ema", 0.5]
+    rate = ["--learning-rate", 0.1, "--schedule", "constant", "--warmup", 0]
+    return [*how, *rate, "--data", data, "--epochs", 2, "--batch-size", 4]
+
+
 @pytest.fixture(scope="module")
 def run(base, tmp_path_factory):
     """Two epochs of two steps on images of two classes, one of which the network knows."""
@@ -51,9 +58,8 @@ def run(base, tmp_path_factory):
     images = np.random.default_rng(1).uniform(-1, 1, (8, 8, 8, 1)).astype("float32")
     names = {"labels": np.arange(8, dtype="int32") % 2, "class_names": ["pig", "owl"]}
     np.savez(folder / "pets.npz", images=images, **names)
-    how = ["--from", base, "--lora", 2, "--lora-alpha", 4, "--checkpoint-every", 0, "--ema", 0.5]
-    data = ["--data", folder / "pets.npz", "--epochs", 2, "--batch-size", 4]
-    assert command("train", *data, *how, "--learning-rate", 0.1, "--run", folder / "pets") == 0
+    given = arguments(base, folder / "pets.npz")
+    assert command("train", *given, "--run", folder / "pets") == 0
     return folder / "pets"
 
 
@@ -74,19 +80,14 @@ def test_a_run_trains_adapters_and_the_rows_of_new_classes_alone(run, base):
     assert np.abs(values(sampled)["block_0/mlp/mlp_in/kernel"]).max() > 0
 
 
-def test_a_run_goes_on_bit_for_bit(run, tmp_path):
-    settings = json.loads((run / "config.json").read_text())["arguments"]
-    data = ["--data", settings["data"], "--epochs", 2, "--batch-size", 4, "--learning-rate", 0.1]
-    how = ["--from", settings["source"], "--lora", 2, "--lora-alpha", 4, "--checkpoint-every", 0]
-    folder = tmp_path / "pets"
-    schedule = ["--schedule", "constant", "--warmup", 0, "--ema", 0.5]
-    # Of one epoch first, at a rate that does not know the length.
-    both = [*data, *how, *schedule]
-    assert command("train", *both, "--run", tmp_path / "whole") == 0
-    both[both.index("--epochs") + 1] = 1
-    assert command("train", *both, "--run", folder) == 0
-    assert command("train", "--resume", "--run", folder, "--epochs", 2) == 0
-    newest = [checkpoints.newest(f / "checkpoints")[1] for f in (folder, tmp_path / "whole")]
+def test_a_run_goes_on_bit_for_bit(run, base, tmp_path):
+    """Of one epoch, and then of two; the rate does not know the length."""
+    data = json.loads((run / "config.json").read_text())["arguments"]["data"]
+    once = [str(given) for given in arguments(base, data)]
+    once[once.index("--epochs") + 1] = "1"
+    assert command("train", *once, "--run", tmp_path / "pets") == 0
+    assert command("train", "--resume", "--run", tmp_path / "pets", "--epochs", 2) == 0
+    newest = [checkpoints.newest(f / "checkpoints")[1] for f in (tmp_path / "pets", run)]
     assert newest[0].keys() == newest[1].keys()
     for name, array in newest[0].items():
         np.testing.assert_array_equal(array, newest[1][name], err_msg=name)
