@@ -19,7 +19,8 @@ examples:
   keras-dit convert runs/photos photos.pt
   keras-dit convert runs/photos photos-diffusers
   keras-dit convert DiT-XL-2-256x256.pt pets.pt --lora runs/pets
-  keras-dit convert runs/photos small.keras --prune depth=6,mlp=768 --prune-data photos/
+  keras-dit convert runs/photos small.keras --prune depth=6,mlp=768 \\
+    --prune-data photos/
   keras-dit convert runs/photos photos-int8.keras --quantize int8"""
 
 PROCESS = ("schedule", "prediction", "objective", "codec")
