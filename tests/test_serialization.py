@@ -28,6 +28,8 @@ ARGUMENTS = {
     "NegativeLabel": {"label": 3},
     "PerCondition": {"scales": {"label": 1.5, "text": 4.0}},
     "ArrayGrid": {"times": (1.0, 0.5)},
+    "TokenDirections": {"student": 1, "teacher": 2},
+    "TokenRelations": {"student": 1, "teacher": 2},
     "Process": {"schedule": schedules.LinearBeta(), "prediction": predictions.Noise()},
 }
 
