@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dit import notices, processes, sampling, weights
+from keras_dit import backend, notices, processes, sampling, weights
 from keras_dit.codecs import Codec, Pixels
 from keras_dit.guidance import Guidance, Unguided
 from keras_dit.networks.base import Network
@@ -290,7 +290,8 @@ class Diffusion(Trainer):
         checks.jit_compile(jit_compile)
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more. Received: batch_size={batch_size}")
-        chunks = np.array_split(np.arange(count), math.ceil(count / batch_size))
+        batches = max(math.ceil(count / batch_size), min(backend.members(), count))
+        chunks = np.array_split(np.arange(count), batches)
         guidance.simplified(times, np.arange(count), count)  # so that its errors come now
         run = Run(self.denoiser(), times, count, solver, guidance, cache, seed, callback)
         return self._generation(run, chunks, condition, self._decode, verbose, jit_compile)

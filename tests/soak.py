@@ -1,10 +1,12 @@
 """Kill trainings and saves at random moments, and count what they survive; measure memory.
 
     KERAS_BACKEND=torch python tests/soak.py --kills 100 --saves 100 --steps 10000 --pictures 1000
+    KERAS_BACKEND=torch python tests/soak.py --pairs 20
 
 Prints one line for each part. A training is a process of its own, saved after each step and killed
 with -9; whenever it has come to its end in spite of that, its state is compared, bit for bit, with
 that of a training that was left alone. The digits are learned by a network of a few numbers.
+`--pairs` does so with `keras-dit train --devices 2`, of whose processes it kills any one.
 """
 
 import argparse
@@ -125,6 +127,52 @@ def kill_saves(kills):
     return kills, last
 
 
+def _command(place, *options):
+    """`keras-dit train` on two devices, whose output goes to a file."""
+    small = ["--hidden-size", "8", "--depth", "1", "--num-heads", "2", "--patch-size", "4"]
+    new = ["--data", "digits", "--batch-size", "128", "--epochs", "30", *small]
+    words = ["--resume"] if (place / "config.json").exists() else new
+    command = [sys.executable, "-m", "keras_dit", "train", "--run", place, "--devices", "2"]
+    with open(place.with_suffix(".txt"), "w") as shown:
+        command = [*map(str, command), *words, "--checkpoint-every", "0", *options]
+        return subprocess.Popen(command, stdout=shown, stderr=shown)
+
+
+def _computing(process):
+    """The processes that train: those that the first one started, or it alone."""
+    path = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(pid) for pid in path.read_text().split()] or [process.pid]
+
+
+def kill_one_of_a_pair(kills):
+    """How many times any one process of a training on two devices was killed, in how many runs.
+
+    The others have to end by themselves within a minute, and the run, resumed until it is through,
+    in the state of one that was left alone.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        whole = pathlib.Path(place) / "whole"
+        assert _command(whole).wait() == 0, whole.with_suffix(".txt").read_text()
+        expected = state_in(whole / "checkpoints")
+    killed = finished = 0
+    while killed < kills:
+        with tempfile.TemporaryDirectory() as place:
+            run, done = pathlib.Path(place) / "run", False
+            while not done:
+                before = folder.paths(run / "checkpoints")[:1]
+                process = _command(run)
+                while process.poll() is None and folder.paths(run / "checkpoints")[:1] == before:
+                    time.sleep(0.05)
+                time.sleep(random.uniform(0.0, 1.0))
+                if process.poll() is None and killed < kills:
+                    os.kill(random.choice(_computing(process)), signal.SIGKILL)
+                    killed += process.wait(60) != 0
+                done = process.wait() == 0
+            assert state_in(run / "checkpoints") == expected
+            finished += 1
+    return killed, finished
+
+
 def memory():
     """Resident memory of this process in MiB."""
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
@@ -143,7 +191,7 @@ def growth(call, times):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("--kills", "--saves", "--steps", "--pictures"):
+    for name in ("--kills", "--pairs", "--saves", "--steps", "--pictures"):
         parser.add_argument(name, type=int, default=0)
     parser.add_argument(
         "--epochs", type=int, default=EPOCHS, help="of each training that is killed"
@@ -158,6 +206,9 @@ def main(argv=None):
     if arguments.kills:
         killed, finished = kill_trainings(arguments.kills, arguments.epochs)
         print(f"{backend}: {killed} kills of {finished} trainings, all ended exactly", flush=True)
+    if arguments.pairs:
+        killed, finished = kill_one_of_a_pair(arguments.pairs)
+        print(f"{backend}: {killed} kills of one of two in {finished} runs, all ended exactly")
     model = make()
     if arguments.steps:
         data = datasets.load_digits()

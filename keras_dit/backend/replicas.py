@@ -16,6 +16,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dit.backend import sharing
 from keras_dit.backend.selection import BACKEND
 
 if BACKEND == "jax":
@@ -151,7 +152,7 @@ def can_decide(model: keras.Model) -> bool:
 
 def leads() -> bool:
     """Whether this process writes files and says things: one of all does."""
-    return processes()[0] == 0
+    return processes()[0] == 0 and not sharing.helps()
 
 
 def agreed(number: int) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import keras
 
-from keras_dit import files
+from keras_dit import backend, files
 
 __all__ = ["claimed", "counted", "save_model", "table", "writable_folder"]
 
@@ -33,10 +33,15 @@ def writable_folder(path: str | pathlib.Path) -> pathlib.Path:
 def claimed(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
     """A folder that can be written to. If the block fails, none that was made for it stays empty.
 
+    A process that only helps another one leaves it alone.
+
     Raises:
         OSError: if it cannot be written to.
     """
     folder = pathlib.Path(path)
+    if backend.helps():
+        yield folder
+        return
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         yield writable_folder(folder)

@@ -35,6 +35,7 @@ def add_arguments(command):
     add("--skip-broken", **yes, help="leave out images that cannot be read")
     add("--limit", **count, help="take so many images at most")
     add("--batch-size", **count, default=32, help="at once (default: %(default)s)")
+    options.add_devices(command)
 
 
 def run(arguments):

@@ -75,14 +75,22 @@ def main(argv: list[str] | None = None) -> int:
         top.print_help()
         return 0
     devices = getattr(arguments, "devices", None) or 1
-    code = backend.launched(devices, "keras_dit", sys.argv[1:] if argv is None else argv)
+    given, shares = sys.argv[1:] if argv is None else argv, hasattr(arguments, "shares")
+    code = None if shares else backend.launched(devices, "keras_dit", given)
     if code is not None:
         return code
+
+    def words(error):
+        return _line(error, arguments.spellings)
+
     leads = True
     try:
         with contextlib.ExitStack() as stack:
             with command.quiet():  # TensorFlow looks for devices, and writes of it
-                stack.enter_context(backend.on_devices(devices))
+                if shares:
+                    stack.enter_context(backend.team(devices, "keras_dit", given, words))
+                else:
+                    stack.enter_context(backend.on_devices(devices))
                 backend.device_name()
             leads = backend.leads()
             stack.enter_context(_one_voice())
@@ -97,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if arguments.debug:
             raise
-        line = _line(error, arguments.spellings)
+        line = words(error)
         mistake = isinstance(error, MISTAKES)
         if leads or not mistake:  # all processes have met the same mistake
             print(f"keras-dit {arguments.command}: error: {line}", file=sys.stderr)

@@ -2,7 +2,7 @@
 
 import time
 
-from keras_dit import datasets, evaluation, solvers
+from keras_dit import backend, datasets, evaluation, solvers
 from keras_dit.cli import common, models, options, sample, sweep
 from keras_dit.evaluation import Plan, references
 from keras_dit.schedules import GRIDS
@@ -62,6 +62,7 @@ def _add_what(group):
     group.add_argument("--seed", type=options.natural, metavar="N", default=0, help=seed)
     size = {**count, "default": 64, "help": "at once, at most (default: %(default)s)"}
     group.add_argument("--batch-size", **size)
+    options.add_devices(group)
     kept = "keep the images: a folder, or an .npz file as ADM's samples"
     group.add_argument("--keep", metavar="PLACE", help=kept)
 
@@ -88,8 +89,8 @@ def run(arguments):
         raise ValueError("--average-std, --checkpoint and --raw are different weights: give one")
     with common.claimed(arguments.out) as out:
         if arguments.images is not None:
-            if cells != [{}] or arguments.keep:
-                raise ValueError("--sweep and --keep are for a MODEL")
+            if cells != [{}] or arguments.keep or (arguments.devices or 1) > 1:
+                raise ValueError("--sweep, --keep and --devices are for a MODEL")
             report = _compared(arguments, out)
         elif cells == [{}]:
             report = _Model(arguments).report(arguments, out, arguments.keep)
@@ -147,8 +148,9 @@ class _Model:
         if not references.is_published(source):
             source = datasets.load(source, image_size=(height, width), channels=channels)
         data = source if isinstance(source, datasets.ImageBatches) else None
-        self.features = _features(arguments, data)
-        self.reference = _reference(arguments, source, self.features)
+        with backend.first():  # both are stored
+            self.features = _features(arguments, data)
+            self.reference = _reference(arguments, source, self.features)
 
     def report(self, arguments, out, keep=None):
         """Make the images of these settings and score them; the report is in the folder."""
@@ -183,11 +185,16 @@ def _swept(arguments, cells, out):
         print(name)
         chosen = sweep.changed(arguments, cell)
         begun = time.perf_counter()
-        report = model.report(chosen, out / name)
+        with backend.helping():
+            report = model.report(chosen, out / name)
+        if backend.helps():
+            continue
         rows.append({**cell, **{score.key: score.value for score in report.scores}})
         print(f"{report.scores[0].name} {report.scores[0].value:.4g}, "
               f"{time.perf_counter() - begun:.1f} s")  # fmt: skip
         sweep.write(out, rows)
+    if backend.helps():
+        return
     print(common.table(sweep.table(rows)))
     drawn = sweep.plot(out / "sweep.png", rows, cells[0], report.scores[0])
     print(f"as a table {out / 'sweep.csv'}" + (f", as a plot {drawn}" if drawn else ""))

@@ -10,6 +10,7 @@ from keras_dit.registry import nearest_first
 
 __all__ = [
     "Parser",
+    "add_devices",
     "amount",
     "count",
     "finite",
@@ -111,6 +112,13 @@ def seeds(text: str) -> int | list[int]:
     """One seed, or several with commas."""
     found = [natural(part) for part in text.split(",")]
     return found if len(found) > 1 else found[0]
+
+
+def add_devices(group) -> None:
+    """The option of a command whose work is shared by processes, each with a device."""
+    words = "make them on so many, each with a process of its own; default: 1"
+    group.add_argument("--devices", type=count, metavar="N", help=words)
+    group.set_defaults(shares=True)
 
 
 def numbers(text: str) -> float | list[float]:

@@ -62,6 +62,7 @@ def _add_what(group):
     group.add_argument("--trajectory", metavar="GIF", help="write how the images come about")
     size = {"type": options.count, "metavar": "N", "default": 64}
     group.add_argument("--batch-size", **size, help="at once, at most (default: %(default)s)")
+    options.add_devices(group)
 
 
 def add_how(group):
@@ -110,6 +111,8 @@ def add_cache(group):
 
 def run(arguments):
     out = _target(arguments.out)
+    if arguments.trajectory and (arguments.devices or 1) > 1:
+        raise ValueError("--trajectory is of one device: leave out --devices")
     with common.claimed(out if _is_folder(out) else out.parent):
         found = models.load(arguments.model, **models.chosen(arguments))
         request = _request(arguments, found)

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from keras import tree
 
+from keras_dit import backend
 from keras_dit.codecs.autoencoder import Autoencoder
 from keras_dit.datasets import ImageBatches, ImageFiles, LatentFacts, LatentFiles, LatentWriter
 from keras_dit.datasets.latents import VALIDATION
@@ -73,6 +74,8 @@ def cache_latents(
     path = os.path.abspath(path) if os.path.exists(path) else str(path)  # or it is an address
     made = {"path": path, "identity": codec.identity}
     made |= {name: np.asarray(getattr(codec, name)).tolist() for name in ("scale", "shift")}
+    if backend.helps():
+        _help(codec, [*reversed(parts.values())], flips, batch_size)
     writers = {
         place: LatentWriter(
             place, _facts(codec, part, flips, made, source), part.labels, _others(part)
@@ -91,6 +94,15 @@ def cache_latents(
                     writer.append(posteriors)
                     bar.update(len(posteriors))
     return writers[folder].facts
+
+
+def _help(codec, parts, flips, batch_size):
+    """Encode a share of the batches for the process that leads, which writes them."""
+    for part in parts:
+        with backend.helping():
+            for _ in _posteriors(codec, part, flips, batch_size, 0):
+                pass
+    raise backend.ShareDone(0)
 
 
 def _facts(codec, data, flips, made, source):
@@ -148,14 +160,23 @@ def _posteriors(codec, data, flips, batch_size, done) -> Iterator[np.ndarray]:
     )
     first, skipped = divmod(done, still.batch_size)
     indices = range(first, len(still) if done < len(data.images) else first)
+    coming: dict = {}
+    step = backend.members()  # between two batches that this process encodes
+
+    def read(index):
+        return coming.pop(index, None) or reader.submit(still.batch, 0, index)
+
+    def encode(index):
+        (images,) = read(index).result()
+        if index + step < len(still):
+            coming[index + step] = read(index + step)
+        forms = (images, images[:, :, ::-1]) if flips else (images,)
+        # A last, smaller batch is filled up, so that it needs no program of its own.
+        lacking = [(0, still.batch_size - len(images)), (0, 0), (0, 0), (0, 0)]
+        made = [codec.posteriors(np.pad(form, lacking, mode="edge")) for form in forms]
+        return np.stack(made, 1)[: len(images)]
+
     with ThreadPoolExecutor(1) as reader:  # reads the next images while these are encoded
-        coming = [reader.submit(still.batch, 0, index) for index in indices[:1]]
-        for index in indices:
-            (images,) = coming.pop().result()
-            coming += [reader.submit(still.batch, 0, i) for i in (index + 1,) if i in indices]
-            forms = (images, images[:, :, ::-1]) if flips else (images,)
-            # A last, smaller batch is filled up, so that it needs no program of its own.
-            lacking = [(0, still.batch_size - len(images)), (0, 0), (0, 0), (0, 0)]
-            made = [codec.posteriors(np.pad(form, lacking, mode="edge")) for form in forms]
-            yield np.stack(made, 1)[skipped : len(images)]
+        for posteriors in backend.shared(encode, indices):
+            yield posteriors[skipped:]
             skipped = 0

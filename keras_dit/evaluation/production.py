@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_dit import backend, interrupts
 from keras_dit import images as pixels
-from keras_dit import interrupts
 from keras_dit.diffusion import Diffusion
 from keras_dit.evaluation import storage
 from keras_dit.evaluation.features import Features, digest_of_arrays
@@ -189,7 +189,7 @@ def produced(
     facts = {"model": model_digest(diffusion), **plan.facts(), "keep": keep}
     facts |= {"features": f"{features.name} {features.digest}", "images kept": kept is not None}
     facts["conditions"] = chosen.digest
-    state = _State(None if folder is None else folder / "state.npz", facts)
+    state = _State(folder / "state.npz" if folder and not backend.helps() else None, facts)
     statistics = state.begun(count, keep)
     # Cut by the number of images alone: a run that goes on has the same batches.
     size = math.ceil(count / math.ceil(count / plan.batch_size))
@@ -197,13 +197,18 @@ def produced(
     first = "compiling" if statistics.count < count else None
     noted: list[int] = []
     heard: contextlib.AbstractContextManager = contextlib.nullcontext()
-    if listen:
+    if listen and not backend.helps():
         heard = interrupts.heard((signal.SIGINT, signal.SIGTERM), STOPPING, noted.append)
+
+    def make(start):
+        made = _batch(diffusion, plan, chosen, start, size)[: count - start]
+        return features(made), None if kept is None else made
+
+    starts = range(statistics.count, count, size)
     with heard, Bar(total=count, disable=not verbose, first=first, **look) as bar:
-        for start in range(statistics.count, count, size):
+        for (found, made), start in zip(backend.shared(make, starts), starts, strict=True):
             stop = min(start + size, count)
-            made = _batch(diffusion, plan, chosen, start, size)[: stop - start]
-            statistics.add(features(made))
+            statistics.add(found)
             if kept is not None:
                 kept.write(start, made)
             bar.update(stop - start)

@@ -94,16 +94,26 @@ class Generation:
         step = self._steps[jit_compile]
         run = dataclasses.replace(run, denoiser=run.denoiser.settled())
         rates = loop.run_rates(run.denoiser.schedule, run.times)
-        total, done = run.evaluations * len(chunks), 0
+        total, done, batch = run.evaluations * len(chunks), 0, None
+
+        def make(samples):
+            nonlocal batch
+            batch = _Batch(run, step, samples, condition, bar)
+            made = decode(batch.make(rates))
+            batch = None
+            return made
+
         words = verbose if isinstance(verbose, str) else "sampling"
         look = {"total": total, "unit": " evaluations", "disable": not verbose}
         with Bar(desc=words, first=first, **look) as bar:
-            for samples in chunks:
-                batch = _Batch(run, step, samples, condition, bar)
+            made = backend.shared(make, chunks)
+            for place, samples in enumerate(chunks, 1):
                 try:
-                    images = decode(batch.make(rates))
+                    images = next(made)
                 except KeyboardInterrupt:
-                    raise Interrupted(done, run.count, batch.estimate) from None
+                    estimate = None if batch is None else batch.estimate
+                    raise Interrupted(done, run.count, estimate) from None
+                bar.update(place * run.evaluations - bar.n)  # those of other processes
                 done += len(samples)
                 yield images
 
