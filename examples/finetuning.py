@@ -106,7 +106,7 @@ def main():
     add("--out", type=pathlib.Path, default="finetuning")
     add("--mirrored", action="store_true", help="all ten digits, and four of them mirrored")
     add("--base-steps", type=int, default=1000, help="of the network that knows other classes")
-    add("--steps", type=int, nargs="+", default=[50, 100, 200, 400])
+    add("--steps", type=int, nargs="+", default=[100, 200, 400, 800])
     add("--seeds", type=int, default=2)
     add("--count", type=int, default=400, help="images that are scored")
     chosen = parser.parse_args()
