@@ -55,7 +55,7 @@ class TimeGap(Configurable):
         Geng et al. (2024), section 3.3; their stage is one less.
     """
 
-    q: float = 16.0
+    q: float = 64.0
     stages: int = 1
     every: int | None = None
     k: float = 8.0
