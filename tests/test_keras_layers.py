@@ -21,6 +21,7 @@ from keras_dit.layers import (
     InContextAttention,
     InContextTokens,
     LayerNorm,
+    MeanPooling,
     PatchEmbedding,
     RMSNorm,
     Rotary,
@@ -47,6 +48,7 @@ LAYERS = [
     (RMSNorm, {}, (2, 5, 8), (2, 5, 8), 1),
     (MLP, {"ratio": 2.0}, (2, 5, 8), (2, 5, 8), 4),
     (SwiGLU, {}, (2, 5, 12), (2, 5, 12), 4),
+    (MeanPooling, {}, (2, 5, 8), (2, 8), 1),
     (SelfAttention, {"num_heads": 2, "qk_norm": RMSNorm()}, (2, 5, 8), (2, 5, 8), 6),
     (EncoderBlock, {"num_heads": 2}, (2, 5, 8), (2, 5, 8), 14),
     (PatchEmbedding, {"patch_size": 2, "hidden_size": 8}, (2, 4, 6, 3), (2, 6, 8), 2),
@@ -137,8 +139,14 @@ def test_kerass_own_test_of_layers(layer, arguments, shape, output, weights):
             {"tokens": (2, 4, 8), "mask": (2, 4)},
             18,
         ),
+        (
+            Text(4, WordEncoder(["a"], 1, 2), hidden_size=8, pooling=MeanPooling()),
+            (2, 4),
+            {"vector": (2, 8), "tokens": (2, 4, 8), "mask": (2, 4)},
+            19,
+        ),
     ],
-    ids=["Label", "Vector", "Tokens", "Text"],
+    ids=["Label", "Vector", "Tokens", "Text", "Text with a vector"],
 )
 def test_kerass_own_test_of_conditions(condition, shape, output, weights):
     TestCase().run_layer_test(

@@ -13,11 +13,14 @@ from keras import ops
 from reference import draw_weights
 
 import keras_dit
+from keras_dit.backend import BACKEND
+from keras_dit.checkpoints import Checkpoint
 from keras_dit.conditions import Label, Text, WordEncoder, words_of
-from keras_dit.layers import AdaLNBlock, CrossAttention, InContextAttention
+from keras_dit.layers import AdaLNBlock, CrossAttention, InContextAttention, MeanPooling
+from keras_dit.training.checkpoints.state import variables
 
 SHAPE = (4, 4, 1)
-TENSORFLOW = keras.backend.backend() == "tensorflow"  # where each kind of data would compile anew
+TENSORFLOW = BACKEND == "tensorflow"  # where each kind of data would compile anew
 CAPTIONS = ["a red three above a blue seven", "a green five", "", "a blue five left of a red seven"]
 
 
@@ -34,7 +37,7 @@ def make(attention="cross", **settings):
         "cross": AdaLNBlock(2, cross_attention=CrossAttention(2)),
         "context": AdaLNBlock(attention=InContextAttention(2)),
     }
-    settings.setdefault("conditions", {"text": Text(8, encoder())})
+    settings.setdefault("conditions", {"text": Text(8, encoder(), pooling=MeanPooling())})
     return draw_weights(keras_dit.DiTModel(SHAPE, 2, 16, 1, 2, block=blocks[attention], **settings))
 
 
@@ -139,6 +142,28 @@ def test_the_order_of_words_is_heard():
     assert np.abs(one[[0, 2, 1]] - other).max() > 1e-2
 
 
+def test_the_vector_of_a_text_is_made_of_the_words_that_are_there():
+    """W times their mean, whatever stands in the other places; of the empty text it is 0."""
+    text = draw_weights(built(Text(8, encoder(), hidden_size=8, pooling=MeanPooling())))
+    told = text(text.check(CAPTIONS))
+    tokens, mask = numpy(told.tokens), numpy(told.mask)
+    means = [
+        x[there].mean(axis=0) if there.any() else np.zeros(8) for x, there in zip(tokens, mask)
+    ]
+    kernel = numpy(text.pooling.projection.kernel)
+    np.testing.assert_allclose(numpy(told.vector), np.stack(means) @ kernel, atol=1e-5)
+    spoiled = np.where(mask[..., None], tokens, np.nan).astype("float32")
+    np.testing.assert_allclose(numpy(text.pooling(spoiled, mask)), numpy(told.vector), atol=1e-6)
+
+
+def test_a_text_of_a_file_without_a_pooling_has_none():
+    config = Text(8, encoder(), hidden_size=8).get_config()
+    del config["pooling"]
+    assert Text.from_config(config).pooling is None
+    config = Text(8, encoder(), hidden_size=8, pooling=MeanPooling()).get_config()
+    assert isinstance(Text.from_config(config).pooling, MeanPooling)
+
+
 def test_a_text_is_a_layer_of_a_functional_model():
     text = Text(8, encoder(), hidden_size=8)
     numbers = keras.Input((8,), dtype="int32")
@@ -184,6 +209,47 @@ def test_texts_train_from_every_kind_of_data():
     diffusion.train_on_batch(x[:4], CAPTIONS)
     assert np.abs(numpy(table) - before).max() > 0
     assert np.isfinite(diffusion.evaluate(x, {"text": texts}, batch_size=4, verbose=0))
+
+
+class StoppedError(Exception):
+    """Stands for whatever ends a run."""
+
+
+class StopAt(keras.callbacks.Callback):
+    """Ends `fit` in this step of the first epoch, before its checkpoint."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch + 1 == self.step:
+            raise StoppedError
+
+
+def test_a_run_that_is_told_texts_goes_on_exactly(tmp_path):
+    """In a new model, of other seeds: what is dropped, the encoder and its average are in it."""
+    x = np.random.default_rng(0).uniform(-1, 1, (12, *SHAPE)).astype("float32")
+    texts = [*CAPTIONS, *CAPTIONS, *CAPTIONS]
+
+    def train(seed, folder, *stop):
+        keras.utils.set_random_seed(seed)
+        model = keras_dit.Diffusion(make(condition_dropout=0.5), ema=0.9)
+        model.compile(keras.optimizers.AdamW(1e-2), jit_compile=BACKEND == "jax")
+        data = keras_dit.datasets.ImageBatches(x, conditions={"text": texts}, batch_size=4, seed=3)
+        checkpoint = Checkpoint(folder, every=0.0, resume=True)
+        model.fit(data, epochs=2, verbose=0, callbacks=[*stop, checkpoint])
+        named = {n: v for n, v in variables(model).items() if not n.startswith("metrics/")}
+        return {name: np.array(numpy(value)) for name, value in named.items()}
+
+    whole = train(1, tmp_path / "whole")
+    with pytest.raises(StoppedError):
+        train(1, tmp_path / "stopped", StopAt(2))
+    again = train(99, tmp_path / "stopped")
+    assert whole.keys() == again.keys()
+    assert any("/text/" in name for name in whole)
+    for name in whole:
+        np.testing.assert_array_equal(again[name], whole[name], err_msg=name)
 
 
 def test_a_text_that_is_too_long_is_refused_before_the_first_step():

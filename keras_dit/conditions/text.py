@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import numpy as np
 from keras import tree
 
+from keras_dit import backend
 from keras_dit.conditions.base import Condition, Context
 from keras_dit.conditions.encoder import TextEncoder
 from keras_dit.conditions.words import WordEncoder
@@ -25,10 +27,13 @@ class Text(Condition):
         length: number L of tokens that a text has at most.
         encoder: what makes tokens of texts: a `WordEncoder`, which is trained with the network, or
             a `KerasHub` encoder, which is not; None: `WordEncoder()`, which spells all words.
+        pooling: what makes one vector of the tokens, which steers the norms of all blocks, such as
+            `layers.MeanPooling()`; None: the text is only attended to.
         hidden_size, dropout: as for every `Condition`.
 
     Call:
-        what `check` gives of texts (B,) -> `Context` with tokens (B, L, D) and a mask.
+        what `check` gives of texts (B,) -> `Context` with tokens (B, L, D), a mask, and with a
+        pooling a vector (B, D).
 
     Raises:
         ValueError: if length is below 1 or the encoder is none.
@@ -52,6 +57,7 @@ class Text(Condition):
         length: int = 64,
         encoder: TextEncoder | None = None,
         hidden_size: int | None = None,
+        pooling: keras.Layer | None = None,
         **kwargs,
     ):
         super().__init__(hidden_size, **kwargs)
@@ -65,10 +71,13 @@ class Text(Condition):
             )
         self.length = int(length)
         self.encoder = copy_part(encoder, "encoder", self, hidden_size=hidden_size)
+        self.pooling = pooling and copy_part(pooling, "pooling", self)
 
     def build(self, input_shape: tuple | None = None) -> None:
         self.encoder.build(self.length)
         self.encoder.built = True
+        if self.pooling is not None:
+            self.pooling.build((None, self.length, self.hidden_size), (None, self.length))
 
     def check(self, values: Any, count: int | None = None) -> Any:
         """Texts as the encoder's arrays; None in a list and "" stand for the empty text.
@@ -131,15 +140,17 @@ class Text(Condition):
 
     def embed(self, values: Any) -> Context:
         tokens, mask = self.encoder(values)
-        return Context(tokens=tokens, mask=mask)  # (B, L, D), (B, L)
+        vector = self.pooling and backend.call_layer(self.pooling, tokens, mask)
+        return Context(vector, tokens, mask)  # (B, D) or None, (B, L, D), (B, L)
 
     def get_config(self) -> dict:
-        own = {"length": self.length, "encoder": save_part(self.encoder)}
+        parts = {name: save_part(getattr(self, name)) for name in ("encoder", "pooling")}
+        own = {"length": self.length, **parts}
         return {**super().get_config(), **own}
 
     @classmethod
     def from_config(cls, config: dict) -> Any:
-        return cls(**load_parts(config, "encoder"))
+        return cls(**load_parts(config, "encoder", "pooling"))
 
 
 def _listed(values: Any) -> Sequence:

@@ -17,6 +17,7 @@ from keras_dit.layers.patches import (
     patchify,
     unpatchify,
 )
+from keras_dit.layers.pooling import MeanPooling
 from keras_dit.layers.positions import Rotary, grid_positions, sincos_positions
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "InContextAttention",
     "InContextTokens",
     "LayerNorm",
+    "MeanPooling",
     "PatchEmbedding",
     "RMSNorm",
     "ResidualBlock",
