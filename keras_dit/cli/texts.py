@@ -9,7 +9,7 @@ from typing import Any
 
 from keras_dit import files
 from keras_dit.conditions import Text, WordEncoder, words_of
-from keras_dit.layers import AdaLNBlock, CrossAttention, save_part
+from keras_dit.layers import AdaLNBlock, InContextAttention, MeanPooling, RMSNorm, Rotary, save_part
 from keras_dit.networks import Network
 
 __all__ = ["check", "conditions", "in_turn", "kept_prompts", "parts", "previews", "prompts",
@@ -28,8 +28,10 @@ def parts(data: Any, num_heads: int) -> dict:
     """
     if TEXT not in data.conditions:
         return {}
-    condition = _of_captions(data, num_heads)
-    block = AdaLNBlock(num_heads, cross_attention=CrossAttention(num_heads))
+    condition = _of_captions(data, num_heads, MeanPooling())
+    positions = Rotary(theta=10.0)  # sin-cos ones hardly tell the cells of a small grid apart
+    attention = InContextAttention(num_heads, qk_norm=RMSNorm(), positions=positions)
+    block = AdaLNBlock(num_heads, attention=attention)
     return {"conditions": {TEXT: save_part(condition)}, "block": save_part(block)}
 
 
@@ -46,7 +48,7 @@ def conditions(data: Any, network: Network) -> dict[str, Text]:
     heads = network.config["num_heads"]
     if heads is None:
         heads = network.blocks[0].attention.num_heads
-    return {TEXT: _of_captions(data, heads)}
+    return {TEXT: _of_captions(data, heads)}  # a vector would change at once what it has learned
 
 
 def _widened(text, captions):
@@ -61,8 +63,9 @@ def _widened(text, captions):
     return {} if same else {TEXT: Text.from_config(config)}
 
 
-def _of_captions(data, num_heads):
-    return _condition(tuple(data.conditions[TEXT]), num_heads, len(data.conditions) > 1)
+def _of_captions(data, num_heads, pooling=None):
+    found = _condition(tuple(data.conditions[TEXT]), num_heads, len(data.conditions) > 1)
+    return Text.from_config({**found.get_config(), "pooling": pooling})
 
 
 @functools.lru_cache(maxsize=1)
