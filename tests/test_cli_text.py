@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 import keras_dit
-from keras_dit import datasets
-from keras_dit.cli import main, models
+from keras_dit import datasets, processes
+from keras_dit.cli import main, models, plan
+from keras_dit.datasets import captioned
 
 TINY = ["--hidden-size", 8, "--depth", 1, "--num-heads", 2, "--patch-size", 4]
 CAPTIONS = ["a red square", "a blue square", "", "something dark"]
@@ -84,3 +85,16 @@ def test_a_network_without_texts_learns_to_be_told_them(tmp_path, capsys):
 def test_mistakes_are_named(arguments, message, run, capsys):
     assert command("sample", run, *arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_what_suits_captioned_digits_is_chosen_unless_something_is_said():
+    names = ("source", "preset", "epochs", "limit", "steps", "method", "patch_size", "batch_size")
+    asked = {**dict.fromkeys(names), "data": "captioned-digits"}
+    suited = plan.suited(asked)
+    assert suited["patch_size"] == captioned.SIDE  # a digit is one token
+    assert suited["method"] in processes.NAMED
+    assert plan.suited({**asked, "patch_size": 4}).keys() == suited.keys() - {"patch_size"}
+    assert plan.suited({**asked, "epochs": 3}).keys() == suited.keys() - {"steps"}
+    assert plan.suited({**asked, "limit": 9}).keys() == suited.keys() - {"batch_size"}
+    for other in ({"data": "digits"}, {"source": "a run"}, {"preset": "dit_s_4"}):
+        assert plan.suited({**asked, **other}) == {}

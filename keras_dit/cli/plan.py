@@ -15,14 +15,35 @@ from keras_dit.networks import preset_config
 from keras_dit.networks.cost import count_parameters
 from keras_dit.networks.memory import training_memory
 
-__all__ = ["fill"]
+__all__ = ["fill", "suited"]
 
 SIZE = {"hidden_size": 128, "depth": 4, "num_heads": 4}  # where neither preset nor size is given
 MOST_TOKENS = 256  # of an image, where the patch is chosen
 PIXELS = Pixels()
+# What suits a data set by its name better than what the size of its images says.
+SUITED = {"captioned-digits": {"method": "jit", "patch_size": 8, "batch_size": 64, "steps": 12000}}
 IMAGES_SEEN, EPOCHS = 300_000, (5, 500)  # over the whole run; how many epochs that may be
 LARGE, SMALL = 32, 8  # batches at which less memory is sought by remat, and given up
 SHARE = 0.8  # of the memory that is free
+
+
+def suited(given: dict) -> dict:
+    """Settings that suit the data set of that name, but for those that are given.
+
+    Args:
+        given: the options of `train`, None where one is not given.
+
+    Returns:
+        The settings; none where another option gives the network's size.
+    """
+    found = dict(SUITED.get(given["data"], {}))
+    if given["source"] or given["preset"]:
+        return {}
+    if given["epochs"]:
+        found.pop("steps", None)
+    if given["limit"]:  # there may be fewer images than that
+        found.pop("batch_size", None)
+    return {name: value for name, value in found.items() if given[name] is None}
 
 
 def fill(

@@ -229,6 +229,7 @@ def _new(folder, given):
             f"{folder} holds a run already: choose another folder, or go on with it by --resume"
         )
     chosen = {name: given[name] for name in given if given[name] is not None}
+    chosen |= plan.suited(given)
     settings = argparse.Namespace(**{**dict.fromkeys(given), **DEFAULTS, **chosen})
     adapters.check(settings)
     ema = recipe.average(settings)  # so that its errors come now
