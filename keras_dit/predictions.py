@@ -35,6 +35,9 @@ __all__ = [
     "V",
 ]
 
+# σ below which the velocity of a predicted image is not divided by it (Lu et al., 2026).
+LEAST_SIGMA = 0.05
+
 
 class Denoised(NamedTuple):
     """What a denoiser knows of x_t.
@@ -86,6 +89,19 @@ class Prediction(Configurable):
     def denoised(self, output: Any, x_t: Any, rates: Rates) -> Denoised:
         """`Denoised` from the network's output at x_t, (B, ...)."""
         raise NotImplementedError
+
+    def velocity(self, output: Any, x_t: Any, rates: Rates) -> Any:
+        """dx_t/dt of a straight path, (B, ...): (x_t − x0) / σ, with σ of at least 0.05.
+
+        Where that bounds it, `velocity_target` is less than ε − x0 too.
+        """
+        x0 = self.denoised(output, x_t, rates).x0
+        return (x_t - x0) / ops.maximum(broadcast(rates, x_t).sigma, LEAST_SIGMA)
+
+    def velocity_target(self, x0: Any, noise: Any, rates: Rates) -> Any:
+        """What `velocity` should be, (B, ...)."""
+        sigma = broadcast(rates, x0).sigma
+        return (noise - x0) * (sigma / ops.maximum(sigma, LEAST_SIGMA))
 
     def sensitivity(self, rates: Rates) -> Any:
         """|∂x0/∂output|: how far x0 moves with the output. Shape of the rates."""
@@ -238,6 +254,12 @@ class FlowVelocity(Prediction):
         rates = broadcast(rates, x_t)
         return Denoised((x_t - rates.sigma * output) / (rates.alpha + rates.sigma))
 
+    def velocity(self, output: Any, x_t: Any, rates: Rates) -> Any:
+        return output
+
+    def velocity_target(self, x0: Any, noise: Any, rates: Rates) -> Any:
+        return noise - x0
+
     def sensitivity(self, rates: Rates) -> Any:
         return rates.sigma / (rates.alpha + rates.sigma)
 
@@ -265,6 +287,12 @@ class DataVelocity(Prediction):
 
     def denoised(self, output: Any, x_t: Any, rates: Rates) -> Denoised:
         return FlowVelocity().denoised(-output, x_t, rates)
+
+    def velocity(self, output: Any, x_t: Any, rates: Rates) -> Any:
+        return -output
+
+    def velocity_target(self, x0: Any, noise: Any, rates: Rates) -> Any:
+        return noise - x0
 
     def sensitivity(self, rates: Rates) -> Any:
         return FlowVelocity().sensitivity(rates)
@@ -304,6 +332,12 @@ class HalfUnused(Prediction):
 
     def denoised(self, output: Any, x_t: Any, rates: Rates) -> Denoised:
         return self.used.denoised(self.mean_part(output), x_t, rates)
+
+    def velocity(self, output: Any, x_t: Any, rates: Rates) -> Any:
+        return self.used.velocity(self.mean_part(output), x_t, rates)
+
+    def velocity_target(self, x0: Any, noise: Any, rates: Rates) -> Any:
+        return self.used.velocity_target(x0, noise, rates)
 
     def sensitivity(self, rates: Rates) -> Any:
         return self.used.sensitivity(rates)

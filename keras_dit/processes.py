@@ -9,6 +9,7 @@ lightningdit ReversedFlow   minus the velocity   mean square + direction        
 jit          ReversedFlow   the clean image      of the velocity, logit-normal    Li, He 2025
 edm          EDM            F of equation 7      mean square, log-normal σ        Karras et al. 2022
 consistency  RectifiedFlow  the velocity         of x0 here and a little nearer   Geng et al. 2024
+meanflow     ReversedFlow   the clean image      average velocities               Geng et al. 2025
 
 Another one is a line: `processes.NAMED.register("mine", Process(...))`. The command's choices
 and `Diffusion(process=...)` follow.
@@ -20,16 +21,19 @@ from typing import Any
 
 from keras import ops
 
+from keras_dit.conditions import Setting, TimestepEmbedding
 from keras_dit.objectives import (
     Consistency,
     ErrorAndDirection,
     Hybrid,
     LogitNormalTimes,
+    MeanFlow,
     MeanSquaredError,
     Objective,
     VelocityWeighting,
 )
 from keras_dit.predictions import (
+    CleanSample,
     DataVelocity,
     FlooredSample,
     FlowVelocity,
@@ -87,12 +91,34 @@ class Process(Configurable):
                 )
         self.objective.check(self)
 
+    def network_parts(self) -> dict:
+        """Arguments of `DiTModel` for a network that this process is to train; mostly none.
+
+        Example:
+            >>> list(named("meanflow").network_parts()["conditions"])
+            ['span', 'guidance']
+            >>> named("flow").network_parts()
+            {}
+        """
+        settings = self.objective.settings
+        if not settings:
+            return {}
+        time = TimestepEmbedding(128, frequency_range=Setting().frequency_range)
+        return {"conditions": {n: Setting(null) for n, null in settings.items()}, "time": time}
+
     def check_network(self, network: Any) -> None:
         """Raise ValueError unless the network has the channels and the schedule the signal.
 
         It computes, as the making of a process does not: those of `NAMED` are made at import,
         when devices may not have been set up yet.
         """
+        settings = self.objective.settings
+        missing = [name for name in settings if name not in network.conditions]
+        if missing:
+            raise ValueError(
+                f"{type(self.objective).__name__} tells the network {', '.join(settings)}: make it "
+                f"with DiTModel(..., **process.network_parts()). Received: one without {missing[0]}"
+            )
         expected = self.prediction.output_channels(network.image_shape[-1])
         if network.output_channels != expected:
             raise ValueError(
@@ -181,6 +207,7 @@ NAMED = Registry(
             EDM(), Preconditioned(), MeanSquaredError(times=LogitNormalTimes(-1.2, 1.2))
         ),
         "consistency": Process(RectifiedFlow(), FlowVelocity(), Consistency()),
+        "meanflow": Process(ReversedFlow(), CleanSample(), MeanFlow()),
     },
 )
 

@@ -20,7 +20,8 @@ def network(**settings):
 def test_a_named_process_trains_samples_and_comes_back(name, tmp_path):
     process = processes.named(name)
     learned = isinstance(process.prediction, predictions.LearnedVariance)
-    diffusion = keras_dit.Diffusion(network(learned_variance=learned), process=process, ema=None)
+    model = network(learned_variance=learned, **process.network_parts())
+    diffusion = keras_dit.Diffusion(model, process=process, ema=None)
     assert (diffusion.schedule, diffusion.prediction) == (process.schedule, process.prediction)
     diffusion.compile(keras.optimizers.Adam(1e-3))
     x = np.random.default_rng(0).uniform(-1, 1, (8, *SHAPE)).astype("float32")

@@ -111,6 +111,21 @@ EXAMPLES = {
         ("digits.keras", "--count", "20", "--only", "guidance"),
         ("guidance  1.25 ",),
     ),
+    "one_step": (
+        (
+            "--seconds",
+            "0",
+            "--seeds",
+            "0",
+            "--ways",
+            "meanflow",
+            "--scales",
+            "1.5",
+            "--count",
+            "20",
+        ),
+        ("meanflow 0 0", " 50 1.5 "),
+    ),
     "solver_quality": (
         ("digits.keras", "--out", "quality", "--count", "20", "--evaluations", "5"),
         ("UniPC-3 5 ", "real digits, half to half"),

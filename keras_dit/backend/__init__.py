@@ -12,6 +12,7 @@ from keras_dit.backend.compiling import (
     jit_compile_convolutions,
     jit_compile_training,
 )
+from keras_dit.backend.derivatives import forward_derivative
 from keras_dit.backend.devices import (
     device_name,
     free_memory,
@@ -110,6 +111,7 @@ __all__ = [
     "dropping_weights",
     "fingerprints",
     "first",
+    "forward_derivative",
     "free_memory",
     "gradients",
     "group_norm",

@@ -60,7 +60,7 @@ def drawn(draw: Callable[[Any], Any], count: Any) -> Any:
     """Random numbers for the samples here: drawn for the whole batch, so that a step is the same.
 
     Args:
-        draw: number of samples n -> tensor (n, ...).
+        draw: number of samples n -> tensor (n, ...), or None.
         count: samples that this replica sees, as many as each of the others.
 
     Returns:
@@ -69,8 +69,8 @@ def drawn(draw: Callable[[Any], Any], count: Any) -> Any:
     several = replicas()
     if several == 1:
         return draw(count)
-    first = _place() * count
-    return draw(several * count)[first : first + count]
+    first, drawn = _place() * count, draw(several * count)
+    return None if drawn is None else drawn[first : first + count]
 
 
 def mean(values: Sequence) -> list:

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_dit.backend.kernels.choice import plain_asked_for
 from keras_dit.backend.replicas import replicas
 from keras_dit.backend.selection import BACKEND
 
@@ -325,10 +326,14 @@ def remat(function: Callable) -> Callable:
 
     Returns:
         The same function, which keeps its arguments for the gradient and computes the rest again.
+        Where plain kernels are asked for it keeps all: what computes again has no derivative in
+        forward mode, except on JAX.
 
     Reference:
         Chen et al., Training Deep Nets with Sublinear Memory Cost (2016).
     """
+    if plain_asked_for():
+        return jax.checkpoint(function) if BACKEND == "jax" else function
     if BACKEND == "jax" and jax.default_backend() == "cpu":
         return _remat_jax_cpu(function)
     return keras.remat(function)

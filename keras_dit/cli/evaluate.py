@@ -3,7 +3,7 @@
 import time
 
 from keras_dit import backend, datasets, evaluation, solvers
-from keras_dit.cli import common, models, options, sample, sweep
+from keras_dit.cli import common, looks, models, options, sample, sweep
 from keras_dit.evaluation import Plan, references
 from keras_dit.schedules import GRIDS
 
@@ -161,7 +161,7 @@ class _Model:
         plan = Plan(
             num_images=arguments.num_images,
             labels=arguments.labels,
-            steps=arguments.steps,
+            steps=arguments.steps or looks.steps(diffusion.network),
             solver=solvers.named(arguments.solver),
             guidance=sample.guidance_of(arguments, diffusion.network, names),
             grid=GRIDS.get(arguments.grid),

@@ -8,11 +8,13 @@ import numpy as np
 from keras_dit import guidance, images, solvers
 from keras_dit.cli import texts
 
-__all__ = ["GUIDANCE", "STEPS", "columns", "guided", "labels_in_turn", "sampled", "save_grid"]
+__all__ = ["FEW", "GUIDANCE", "STEPS", "columns", "guided", "labels_in_turn", "sampled",
+           "save_grid", "steps"]  # fmt: skip
 
 ROWS = 8  # of a grid
 # What `sample` does unless it is told otherwise, and what training's previews and the demo do.
 STEPS, SOLVER, GUIDANCE = 50, "ddim", 2.0
+FEW = 2  # steps of a network that knows how far they go
 
 
 def columns(num_classes: int | None) -> int:
@@ -25,10 +27,27 @@ def labels_in_turn(num_classes: int | None, count: int) -> list[int] | None:
     return None if num_classes is None else [i % num_classes for i in range(count)]
 
 
+def steps(network) -> int:
+    """How many steps a run has if nobody says it."""
+    return FEW if "span" in network.conditions else STEPS
+
+
 def guided(scale, network, **settings) -> guidance.Guidance:
-    """Classifier-free guidance; of a network that is told nothing there is nothing to guide by."""
-    if not network.conditions:
+    """Guidance as the network has learned it, by being told its scale or by dropped conditions.
+
+    Of a network that is told nothing there is nothing to guide by.
+    """
+    if not network.told:
         return guidance.Unguided()
+    if "guidance" in network.conditions:
+        if any(settings.values()):
+            raise ValueError(
+                "the network is told its guidance: leave out --guidance-rescale and "
+                "--guidance-channels, which change a sum of two estimates"
+            )
+        if isinstance(scale, guidance.Interval):
+            return guidance.Conditioned(scale.scale, scale.low, scale.high)
+        return guidance.Conditioned(scale)
     return guidance.ClassifierFree(scale, **settings)
 
 
@@ -49,7 +68,7 @@ def sampled(
         labels=labels,
         num_images=count,
         conditions={texts.TEXT: texts.in_turn(prompts, count)} if prompts else None,
-        steps=STEPS,
+        steps=steps(model.network),
         solver=solvers.named(SOLVER),
         guidance=guided(GUIDANCE, model.network),
         verbose=verbose,

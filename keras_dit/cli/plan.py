@@ -8,7 +8,7 @@ import argparse
 import math
 
 from keras_dit import backend
-from keras_dit.cli import texts
+from keras_dit.cli import recipe, texts
 from keras_dit.cli.common import counted
 from keras_dit.codecs import Codec, Pixels
 from keras_dit.networks import preset_config
@@ -83,8 +83,9 @@ def config(settings: argparse.Namespace, data, codec: Codec = PIXELS) -> dict:
     size = size or own
     shape = codec.sample_shape(data.input_shape)
     facts = {"input_shape": shape, "num_classes": data.num_classes}
-    told = texts.parts(data, size["num_heads"])
-    return {**size, **facts, **told, "remat": bool(settings.remat)}
+    told, own = texts.parts(data, size["num_heads"]), recipe.network_parts(settings.method)
+    conditions = {**told.get("conditions", {}), **own["conditions"]}
+    return {**size, **facts, **told, **own, "conditions": conditions, "remat": bool(settings.remat)}
 
 
 def _size(settings, input_shape, smallest):

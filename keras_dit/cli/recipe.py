@@ -7,12 +7,14 @@ import functools
 import keras
 
 from keras_dit import processes
+from keras_dit.layers import save_part
 from keras_dit.networks import Network
 from keras_dit.processes import Process
 from keras_dit.registry import Registry
 from keras_dit.training.profiles import Power
 
-__all__ = ["OPTIMIZERS", "SCHEDULES", "average", "learning_rate", "optimizer", "process"]
+__all__ = ["OPTIMIZERS", "SCHEDULES", "average", "learning_rate", "network_parts", "optimizer",
+           "process"]  # fmt: skip
 
 
 def process(method: str, network: Network, begun: Process | None = None) -> Process:
@@ -34,6 +36,13 @@ def average(settings: argparse.Namespace) -> float | Power:
     """The average of the weights that the options of `train` ask for."""
     stds = settings.averages
     return settings.ema if stds is None else Power(stds if isinstance(stds, list) else [stds])
+
+
+def network_parts(method: str | None) -> dict:
+    """What a new network needs of the process of that name, as its configuration has it."""
+    parts = {} if method is None else dict(processes.named(method).network_parts())
+    settings = {n: save_part(part) for n, part in parts.pop("conditions", {}).items()}
+    return {"conditions": settings, **{name: save_part(part) for name, part in parts.items()}}
 
 
 OPTIMIZERS = Registry(

@@ -67,8 +67,8 @@ def _add_what(group):
 
 def add_how(group):
     """The options of the solver and its times."""
-    steps = {"type": options.count, "metavar": "N", "default": looks.STEPS}
-    group.add_argument("--steps", **steps, help="default: %(default)s")
+    few = f"default: {looks.STEPS}; {looks.FEW} of a network that knows how far steps go"
+    group.add_argument("--steps", type=options.count, metavar="N", help=few)
     solver = {"type": options.one_of(solvers.NAMED), "metavar": "NAME", "default": looks.SOLVER}
     names = ", ".join(solvers.NAMED)
     group.add_argument("--solver", **solver, help=f"{names} (default: %(default)s)")
@@ -80,7 +80,7 @@ def add_how(group):
 def add_guidance(group):
     """The options of guidance."""
     add = group.add_argument
-    scale = "of classifier-free guidance; 1: none (default: %(default)s)"
+    scale = "how much; 1: none (default: %(default)s)"
     number = {"type": options.finite, "metavar": "SCALE"}
     add("--guidance", **number, default=looks.GUIDANCE, help=scale)
     interval = {"type": options.finite, "nargs": 2, "metavar": ("LOW", "HIGH")}
@@ -115,6 +115,7 @@ def run(arguments):
         raise ValueError("--trajectory is of one device: leave out --devices")
     with common.claimed(out if _is_folder(out) else out.parent):
         found = models.load(arguments.model, **models.chosen(arguments))
+        arguments.steps = arguments.steps or looks.steps(found.diffusion.network)
         request = _request(arguments, found)
         trajectory = sampler.Trajectory() if arguments.trajectory else None
         begun = time.perf_counter()
@@ -160,7 +161,7 @@ def _request(arguments, found):
 
 def _settings(arguments, model):
     """The settings that another program would have to repeat, in words."""
-    guided = f", guidance {arguments.guidance:g}" if model.network.conditions else ""
+    guided = f", guidance {arguments.guidance:g}" if model.network.told else ""
     clipped = ", clipped" if arguments.clip else ""
     seed = arguments.seed
     seed = ",".join(map(str, seed)) if isinstance(seed, list) else seed
@@ -193,7 +194,7 @@ def guidance_of(arguments, network, names):
         chosen = guidance.Negative(told=away, scale=scale, **settings)
     if arguments.prompt_guidance is not None:
         _check_alone(arguments)
-        scales = dict.fromkeys(network.conditions, arguments.guidance)
+        scales = dict.fromkeys(network.told, arguments.guidance)
         chosen = guidance.PerCondition({**scales, texts.TEXT: arguments.prompt_guidance})
     return guidance.Clipped(chosen) if arguments.clip else chosen
 

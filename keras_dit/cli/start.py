@@ -103,7 +103,7 @@ def _changes(given, data, network, codec):
     has = {**network.config, "num_classes": network.num_classes}
     changes = {name: value for name, value in wanted.items() if value != has.get(name)}
     others = {n: c for n, c in network.conditions.items() if n != "label"}
-    told = {n: c for n, c in others.items() if n in data.conditions}
+    told = {n: c for n, c in others.items() if n in data.conditions or c.of_process}
     new = texts.conditions(data, network)
     if new or len(told) < len(others):
         changes["conditions"] = told | new
@@ -135,7 +135,8 @@ def _of_process(method, old):
     before = next((name for name, one in processes.NAMED.items() if one == old.process), None)
     if before == method:
         return []
-    if processes.named(method).objective.tunes:
+    objective = processes.named(method).objective
+    if objective.tunes or objective.settings:
         return [f"process: that of the weights, by the objective of {method}"]
     was = before or f"{old.prediction} on {old.schedule}"
     return [f"process: {method}, was {was}; what the output means is learned anew"]
@@ -160,7 +161,9 @@ def model(start: Start, settings: argparse.Namespace, method: str | None) -> Dif
         dtype=policy,
     )
     process = teaching.alone(start.diffusion.process)
-    if method is not None:
+    if method is not None and processes.named(method).objective.settings:
+        network, process = adapt.extend(network, process, processes.named(method).objective)
+    elif method is not None:
         process = recipe.process(method, network, process)
     known = start.class_names[0] if network.num_classes == weights.num_classes else None
     return Diffusion(

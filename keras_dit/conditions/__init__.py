@@ -4,6 +4,7 @@ from keras_dit.conditions.base import Condition, Context
 from keras_dit.conditions.encoder import TextEncoder
 from keras_dit.conditions.hub import KerasHub
 from keras_dit.conditions.label import Label, check_labels
+from keras_dit.conditions.setting import Setting
 from keras_dit.conditions.text import Text
 from keras_dit.conditions.timestep import TimestepEmbedding
 from keras_dit.conditions.tokens import Sequence, Tokens
@@ -16,6 +17,7 @@ __all__ = [
     "KerasHub",
     "Label",
     "Sequence",
+    "Setting",
     "Text",
     "TextEncoder",
     "TimestepEmbedding",

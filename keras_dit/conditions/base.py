@@ -34,6 +34,7 @@ class Condition(keras.layers.Layer):
     """
 
     gives_tokens = False  # whether its context has tokens, which a block has to attend to
+    of_process = False  # whether its values are set by the process, not by who uses the network
 
     def __init__(self, hidden_size: int | None = None, dropout: float | None = None, **kwargs):
         # Without autocast values arrive as they are: bfloat16 would round numbers.

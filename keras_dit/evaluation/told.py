@@ -137,11 +137,11 @@ def told(
     """
     one_of("labels", policy, POLICIES)
     given = dict(given or {})
-    strange = [name for name in given if name not in network.conditions]
+    strange = [name for name in given if name not in network.told]
     if strange:
-        has = ", ".join(network.conditions) or "none"
+        has = ", ".join(network.told) or "none"
         raise ValueError(f"conditions must be of the network, {has}. Received: {strange[0]}")
-    names = [name for name in network.conditions if name not in given]
+    names = [name for name in network.told if name not in given]
     found = POLICIES[policy](network, names, count, seed, data)
     for name, values in given.items():
         found.values[name] = values

@@ -10,6 +10,7 @@ and differ in what is weak.
 """
 
 from keras_dit.guidance.base import Clipped, Guidance, Unguided
+from keras_dit.guidance.conditioned import Conditioned
 from keras_dit.guidance.contrast import Autoguidance, ClassifierFree, Contrast, NegativeLabel
 from keras_dit.guidance.scales import Interval, Ramp
 from keras_dit.guidance.told import Negative, PerCondition
@@ -18,6 +19,7 @@ __all__ = [
     "Autoguidance",
     "ClassifierFree",
     "Clipped",
+    "Conditioned",
     "Contrast",
     "Guidance",
     "Interval",

@@ -28,7 +28,7 @@ def estimates_of(denoiser: Any, conditions: Sequence, x_t: Any, rates: Rates) ->
         return ops.concatenate(parts, axis=0)
 
     every = tree.map_structure(joined, *conditions)
-    many = Rates(*(rate if len(rate.shape) == 0 else joined(*[rate] * times) for rate in rates))
+    many = rates.each(lambda rate: rate if len(rate.shape) == 0 else joined(*[rate] * times))
     x0, fraction = denoiser(joined(*[x_t] * times), many, every)
     fraction = None if fraction is None else fraction[:count]
     return [x0[i * count : (i + 1) * count] for i in range(times)], fraction

@@ -144,7 +144,7 @@ class NegativeLabel(Contrast):
             raise ValueError(f"label must be 0 or more. Received: label={self.label}")
 
     def check(self, network: Any) -> Any:
-        conditions = network.conditions
+        conditions = network.told
         chosen = conditions.get(self.condition)
         if chosen is None and len(conditions) == 1:
             (chosen,) = conditions.values()

@@ -141,9 +141,9 @@ def _named(scales, value):
 
 def check_names(argument: str, names: Any, network: Any) -> None:
     """Raise ValueError for names of conditions that the network does not have."""
-    strange = [name for name in names if name not in network.conditions]
+    strange = [name for name in names if name not in network.told]
     if strange:
-        has = ", ".join(network.conditions) or "none"
+        has = ", ".join(network.told) or "none"
         raise ValueError(
             f"{argument} must be by the names of the network's conditions, {has}. "
             f"Received: {strange[0]}"

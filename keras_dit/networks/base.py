@@ -35,6 +35,11 @@ class Network(Exportable):
     condition_dropout = 0.0
 
     @property
+    def told(self) -> dict[str, Condition]:
+        """The conditions whose values users give; those of the others the process sets."""
+        return {n: c for n, c in self.conditions.items() if not c.of_process}
+
+    @property
     def output_shape(self):
         """Of the output, for `summary`."""
         return (None, *self.image_shape[:2], self.output_channels)
@@ -55,11 +60,11 @@ class Network(Exportable):
         Raises:
             ValueError: if y is not the value of the one condition, nor a dict of known names.
         """
-        names = list(self.conditions)
         if y is None:
             return {}
-        if isinstance(y, dict) and set(y) <= set(names):
+        if isinstance(y, dict) and set(y) <= set(self.conditions):
             return {name: value for name, value in y.items() if value is not None}
+        names = list(self.told)
         if len(names) == 1 and not isinstance(y, dict):
             return {names[0]: y}
         if not names:
@@ -74,7 +79,7 @@ class Network(Exportable):
         return [
             keras.InputSpec(shape=(None, *self.image_shape), dtype="float32", name="x"),
             keras.InputSpec(shape=(None,), dtype="float32", name="t"),
-            *condition_signature(self),
+            *condition_signature(self._form({n: c.null(1) for n, c in self.conditions.items()})),
         ]
 
     def copied(self, values: Any = None) -> "Network":
@@ -153,11 +158,11 @@ class Network(Exportable):
                 raise ValueError("give a value for each sample. Received: none")
             count = counts[0]
         assert count is not None
-        return self._form({k: checked.get(k, c.null(count)) for k, c in self.conditions.items()})
+        return self._form({k: checked.get(k, c.null(count)) for k, c in self.told.items()})
 
     def null(self, count: int) -> Any:
         """The value "nothing said" for so many samples, numpy arrays in the form of y."""
-        return self._form({name: c.null(count) for name, c in self.conditions.items()})
+        return self._form({name: c.null(count) for name, c in self.told.items()})
 
     def admit(self, y: Any) -> Any:
         """The values of a training batch, tensors, in the form of y (`Condition.admit`)."""
@@ -170,7 +175,7 @@ class Network(Exportable):
             dict by the names of conditions. Those without a dropout of their own share one mask.
         """
         shared, masks = None, {}
-        for name, condition in self.conditions.items():
+        for name, condition in self.told.items():
             rate = self.condition_dropout if condition.dropout is None else condition.dropout
             if not rate:
                 continue
@@ -192,6 +197,6 @@ class Network(Exportable):
         )
 
     def _form(self, values):
-        if len(values) > 1:
-            return values
-        return next(iter(values.values()), None)
+        if len(self.told) == 1 and set(values) == set(self.told):
+            return next(iter(values.values()))
+        return values or None

@@ -39,9 +39,8 @@ class Exportable(keras.Model):
             super().export(filepath, format, verbose, input_signature, **kwargs)
 
 
-def condition_signature(network) -> list:
-    """A list with the specs of y, named after the conditions; empty where there is no y."""
-    null = network.null(1)
+def condition_signature(null) -> list:
+    """A list with the specs of y, of which null is a value; empty where there is no y."""
     if null is None:
         return []
     if not tree.is_nested(null):

@@ -168,6 +168,8 @@ class Batch(NamedTuple):
         noise: N(0, I) of the shape of x0.
         condition: what the network is told of them, a nest of tensors (B, ...), or None.
         step: how many steps training has made, an int32 scalar; None in an evaluation.
+        null: the condition "nothing said" for each; None where the network is told nothing.
+        beside: what `Objective.sample_beside` drew for them, (B, ...), or None.
 
     Example:
 
@@ -180,6 +182,8 @@ class Batch(NamedTuple):
     noise: Any
     condition: Any = None
     step: Any = None
+    null: Any = None
+    beside: Any = None
 
     def noisy(self, rates: Rates) -> Any:
         """x_t = α x0 + σ ε, for rates of shape (B,)."""
@@ -202,6 +206,14 @@ class Objective(Configurable):
         """Keras layers that the loss looks at beside the network; they are not trained."""
         return ()
 
+    @property
+    def settings(self) -> dict:
+        """What it sets in the network: by the names of conditions, numbers where it does not.
+
+        A network for it has a `conditions.Setting` for each (`Process.network_parts`).
+        """
+        return {}
+
     def check(self, process: Any) -> Any:
         """Raise ValueError if the objective cannot go with the other parts of a `Process`."""
 
@@ -215,14 +227,20 @@ class Objective(Configurable):
         """n times in [0, 1], float32 (n,), from a `keras.random.SeedGenerator`."""
         raise NotImplementedError
 
+    def sample_beside(self, n: Any, seed: Any) -> Any:
+        """Whatever else is random for each sample, float32 (n, ...), or None: `Batch.beside`."""
+        return None
+
     def loss(self, evaluate: Callable, batch: Any, rates: Rates, process: Any) -> Any:
         """The loss of each sample.
 
         Args:
             evaluate: (x_t, rates) -> what the network gives there, float32 (B, ...), told what
-                the batch says; `condition=` tells it something else. It may be called again, at
-                other times too, and its gradient reaches the network unless it is stopped. What
-                else it is given, such as `hidden=` of a `DiTModel`, is for the network.
+                the batch says; `condition=` tells it something else, and `settings=` are numbers
+                by the names of the objective's `settings`. With a `Step` as rates the network is
+                told where that ends. It may be called again, at other times and for a part of the
+                batch too, and its gradient reaches the network unless it is stopped. What else it
+                is given, such as `hidden=` of a `DiTModel`, is for the network.
             batch: a `Batch`.
             rates: `Rates` of shape (B,), at the times that were drawn.
             process: the `Process` that is trained: its schedule and its prediction.

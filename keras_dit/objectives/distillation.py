@@ -247,6 +247,11 @@ class Distillation(Objective):
             raise ValueError(f"share must be in [0, 1]. Received: share={self.share!r}")
         for name, kind in (("data", Objective), ("weighting", Weighting)):
             kind.checked(name, getattr(self, name))
+        if self.data.settings:
+            raise ValueError(
+                "data must be an objective whose first look is at the whole batch, such as "
+                f"MeanSquaredError(). Received: data={self.data}"
+            )
         if self.hidden is not None:
             Hidden.checked("hidden", self.hidden)
         if self.teacher is not None and not isinstance(self.teacher, Teacher):

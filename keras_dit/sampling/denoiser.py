@@ -12,7 +12,7 @@ from keras_dit.predictions import Denoised, Prediction
 from keras_dit.schedules import NoiseSchedule, Rates
 from keras_dit.serialization import number
 
-__all__ = ["Denoiser"]
+__all__ = ["Denoiser", "with_settings"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,9 @@ class Denoiser:
 
     Call:
         x_t (B, ...), rates, condition (a nest of (B, ...)) or None -> `Denoised`.
+        Of a network that is told how far a step goes the rates may be a `schedules.Step`; x0 then
+        is where a straight line through its end arrives. `settings` are numbers that the network is
+        told, by the names of conditions.
 
     Example:
         >>> network = keras_dit.DiTModel((8, 8, 1), 2, 16, 1, 2, num_classes=10)
@@ -47,11 +50,17 @@ class Denoiser:
         if self.values is None and isinstance(self.network, keras.layers.Layer):
             object.__setattr__(self, "values", tuple(self.network.weights))
 
-    def __call__(self, x_t: Any, rates: Rates, condition: Any = None) -> Denoised:
-        return self.prediction.denoised(self.output(x_t, rates, condition), x_t, rates)
+    def __call__(
+        self, x_t: Any, rates: Rates, condition: Any = None, settings: Any = None
+    ) -> Denoised:
+        output = self.output(x_t, rates, condition, settings)
+        return self.prediction.denoised(output, x_t, rates)
 
-    def output(self, x_t: Any, rates: Rates, condition: Any = None, **asked: Any) -> Any:
+    def output(
+        self, x_t: Any, rates: Rates, condition: Any = None, settings: Any = None, **asked: Any
+    ) -> Any:
         """The network's output at x_t; what else is asked for is the network's to give."""
+        condition = with_settings(self.network, condition, rates, ops.shape(x_t)[0], settings)
         t = ops.broadcast_to(self.schedule.timestep(rates.t), (ops.shape(x_t)[0],))
         x = self.prediction.network_input(x_t, rates)
         if self.values is None:
@@ -77,3 +86,23 @@ class Denoiser:
             return ops.broadcast_to(one, (count, *one.shape[1:]))
 
         return tree.map_structure(repeated, self.network.null(1))
+
+
+def with_settings(network: Any, condition: Any, rates: Rates, count: Any, settings: Any) -> Any:
+    """What the network is told, with what the process sets.
+
+    Args:
+        network: a `Network`; "span" among its conditions is told how far a `Step` goes.
+        condition: of users, in the form of y; or None.
+        rates: `Rates`, or a `Step`.
+        count: of samples.
+        settings: by the names of other conditions that the process sets, numbers (size,) or
+            (count, size); or None.
+    """
+    if rates.until is not None and "span" in getattr(network, "conditions", ()):
+        span = ops.maximum(rates.t - rates.until, 0.0)  # on the way back to noise: an instant
+        settings = {"span": ops.expand_dims(span, -1), **(settings or {})}
+    if not settings:
+        return condition
+    values = {n: ops.broadcast_to(v, (count, v.shape[-1])) for n, v in settings.items()}
+    return {**network.named(condition), **values}

@@ -78,7 +78,7 @@ class Sampler(Exportable):
             ) from None
 
     def input_signature(self) -> list:
-        shape, told = self.network.image_shape, condition_signature(self.network)
+        shape, told = self.network.image_shape, condition_signature(self.network.null(1))
         signature = [_spec((None, *shape), "noise"), *told]
         if self.solver.stochastic:
             step_noise = _spec((None, len(self.rates) - 1, *shape), "step_noise")

@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_dit.sampling.noise import HostNoise
-from keras_dit.schedules import NoiseSchedule, Rates, TimeGrid, UniformGrid
+from keras_dit.schedules import NoiseSchedule, Rates, Step, TimeGrid, UniformGrid
 from keras_dit.solvers import DDIM, Solver
 
 STEPS = 50  # of a run that names no number, on a grid that has none
@@ -125,7 +125,7 @@ def take_step(
         The samples there, the solver's new state, and E[x0 | x] at `here`.
     """
     if there is None:
-        x0 = denoise(x, here).x0
+        x0 = denoise(x, Step(*here, until=0.0 * here.t)).x0
         return x0, state, x0
     estimates = []
 

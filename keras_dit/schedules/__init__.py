@@ -3,7 +3,7 @@
 x_t = α(t) x0 + σ(t) ε,   ε ~ N(0, I),   t ∈ [0, 1]: 0 is data, 1 is noise.
 """
 
-from keras_dit.schedules.base import NoiseSchedule, Rates, TimeGrid, broadcast
+from keras_dit.schedules.base import NoiseSchedule, Rates, Step, TimeGrid, broadcast
 from keras_dit.schedules.continuous import EDM, RectifiedFlow, ReversedFlow
 from keras_dit.schedules.grids import (
     ArrayGrid,
@@ -41,6 +41,7 @@ __all__ = [
     "ReversedFlow",
     "ScaledLinearBeta",
     "ShiftedGrid",
+    "Step",
     "TableSchedule",
     "TimeGrid",
     "UniformGrid",

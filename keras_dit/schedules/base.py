@@ -3,6 +3,7 @@
 x_t = α(t) x0 + σ(t) ε,   ε ~ N(0, I),   t ∈ [0, 1]: 0 is data, 1 is noise.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from keras import ops
@@ -23,6 +24,45 @@ class Rates(NamedTuple):
     t: Any
     alpha: Any
     sigma: Any
+
+    @property
+    def until(self) -> Any:
+        """Of a `Step` the time at which it ends; else None."""
+        return None
+
+    def each(self, function: Callable) -> "Rates":
+        """The same with `function` of each of its numbers."""
+        return Rates(*map(function, self))
+
+
+class Step(Rates):
+    """The rates where a step begins, and the time at which it ends.
+
+    A network that is told how far a step goes (`objectives.MeanFlow`) is told it by these.
+
+    Example:
+
+    >>> rates = keras_dit.schedules.RectifiedFlow()(0.75)
+    >>> step = Step(*rates, until=ops.convert_to_tensor(0.25))
+    >>> float(step.t), float(step.until), rates.until
+    (0.75, 0.25, None)
+    """
+
+    _until: Any
+
+    def __new__(cls, t: Any, alpha: Any, sigma: Any, until: Any = None) -> "Step":
+        step = super().__new__(cls, t, alpha, sigma)
+        step._until = until
+        return step
+
+    @property
+    def until(self) -> Any:
+        return self._until
+
+    def each(self, function: Callable) -> "Step":
+        until = None if self.until is None else function(self.until)
+        t, alpha, sigma = map(function, self)
+        return Step(t, alpha, sigma, until)
 
 
 def columns(values: Any, x: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_dit.schedules import Rates
+from keras_dit.schedules import Rates, Step
 from keras_dit.serialization import register
 from keras_dit.solvers import probability_flow as flow
 from keras_dit.solvers.base import Solver, check_fraction
@@ -17,7 +17,8 @@ from keras_dit.solvers.base import Solver, check_fraction
 class DDIM(Solver):
     """x_s = α_s x0 + √(σ_s² − τ²) ε + τ z, with τ = η times the posterior's deviation.
 
-    η = 0 is deterministic, (1) with x0 held fixed; η = 1 is DDPM.
+    η = 0 is deterministic, (1) with x0 held fixed; η = 1 is DDPM. To a network that knows average
+    velocities (`objectives.MeanFlow`) it says where the step ends, which is then exact.
 
     Example:
 
@@ -48,9 +49,10 @@ class DDIM(Solver):
     def step(
         self, denoise: Callable, x: Any, here: Rates, there: Rates, state: Any, noise: Any
     ) -> tuple:
-        x0 = denoise(x, here).x0
         if not self.stochastic:
+            x0 = denoise(x, Step(*here, until=there.t)).x0
             return flow.follow(x, x0, here, there), state
+        x0 = denoise(x, here).x0
         fresh = self.eta**2 * flow.fresh(here, there)
         direction = there.sigma / here.sigma * (1.0 - fresh) ** 0.5
         deviation = there.sigma * fresh**0.5

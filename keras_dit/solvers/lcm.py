@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from keras_dit.schedules import Rates
+from keras_dit.schedules import Rates, Step
 from keras_dit.serialization import register
 from keras_dit.solvers.base import Solver
 
@@ -37,4 +37,5 @@ class LCM(Solver):
     def step(
         self, denoise: Callable, x: Any, here: Rates, there: Rates, state: Any, noise: Any
     ) -> tuple:
-        return there.alpha * denoise(x, here).x0 + there.sigma * noise, state
+        x0 = denoise(x, Step(*here, until=0.0 * here.t)).x0  # the end of the trajectory
+        return there.alpha * x0 + there.sigma * noise, state

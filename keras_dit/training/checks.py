@@ -112,9 +112,9 @@ def batch(images: Any, labels: Any, network: Any, codec: Any) -> None:
         raise ValueError(f"there are no images. Received: shape {shape}")
     if shape[1:] == expected:
         _warn_of_range(np.asarray(images[:256]), codec)
-    if network.conditions and labels is None:
+    if network.told and labels is None:
         raise ValueError(f"{_words(network)}: give labels as y")
-    missing = set(network.conditions) - set(network.named(labels))
+    missing = set(network.told) - set(network.named(labels))
     if missing:
         raise ValueError(f"{_words(network)}: y lacks {', '.join(sorted(missing))}")
     network.check(labels, shape[0])
@@ -150,9 +150,9 @@ def _unit(files):
 
 def _words(network):
     """What the network wants to be told, for a message."""
-    if network.num_classes is not None and len(network.conditions) == 1:
+    if network.num_classes is not None and len(network.told) == 1:
         return f"the network has {network.num_classes} classes"
-    return f"the network has the conditions {', '.join(network.conditions)}"
+    return f"the network has the conditions {', '.join(network.told)}"
 
 
 def _warn_of_range(images, codec):

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
-from keras import ops
+from keras import ops, tree
 
 from keras_dit import backend
 from keras_dit.objectives import Batch
-from keras_dit.sampling.denoiser import Denoiser
+from keras_dit.sampling.denoiser import Denoiser, with_settings
 
 __all__ = ["draw", "float32", "loss", "scaling_loss", "test_step", "train_step"]
 
@@ -84,18 +84,27 @@ def loss(
     """
     seed = model.training_seed if training else model.evaluation_seed
     x0 = model.codec.encode(x, seed)  # (B, H, W, C)
+    count = ops.shape(x0)[0]
     t, noise = draw(model.objective.sample_times, ops.shape(x0), seed)
+    beside = backend.drawn(lambda n: model.objective.sample_beside(n, seed), count)
     rates = model.schedule(model.schedule.snap(t))
     # A network without conditions may have a y that stands beside sample weights.
-    y = model.network.admit(y) if y is not None and model.network.conditions else None
+    y = model.network.admit(y) if y is not None and model.network.told else None
     if training:
-        evaluate, y = _training_network(model, y, ops.shape(x0)[0])
+        evaluate, y = _training_network(model, y, count)
     else:
         values = None if model.average is None else model.average.values
         evaluate = Denoiser(model.network, model.schedule, model.prediction, values).output
     each = model.objective.loss(
-        lambda x_t, rates, condition=y, **asked: evaluate(x_t, rates, condition, **asked),
-        Batch(x0, noise, y, _steps(model) if training else None),
+        lambda x_t, rates, condition=y, **more: evaluate(x_t, rates, condition, **more),
+        Batch(
+            x0,
+            noise,
+            y,
+            step=_steps(model) if training else None,
+            null=_null(model.network, y, count),
+            beside=beside,
+        ),
         rates,
         model.process,
     )  # (B,)
@@ -116,16 +125,25 @@ def _training_network(model, y, count):
 
     What a sample loses of y is drawn once: all evaluations of a step are told the same.
     """
-    told = {"training": True}
     if y is not None:
         y = model.network.drop(y, model.network.draw_dropped(count))
-        told["dropped"] = {}
 
-    def evaluate(x_t, rates, condition, **asked):
+    def evaluate(x_t, rates, condition, settings=None, **asked):
         x = model.prediction.network_input(x_t, rates)
-        return model.network(x, model.schedule.timestep(rates.t), condition, **told, **asked)
+        told = with_settings(model.network, condition, rates, ops.shape(x_t)[0], settings)
+        t = model.schedule.timestep(rates.t)
+        return model.network(x, t, told, training=True, dropped={}, **asked)
 
     return evaluate, y
+
+
+def _null(network, y, count):
+    """The condition "nothing said" for so many samples; None where there is none."""
+    if y is None:
+        return None
+    return tree.map_structure(
+        lambda one: ops.broadcast_to(one, (count, *one.shape[1:])), network.null(1)
+    )
 
 
 def draw(times: Callable, shape: tuple, seed: keras.random.SeedGenerator) -> tuple:

@@ -17,7 +17,7 @@ elif BACKEND == "torch":
 else:
     import tensorflow as tf
 
-_plain_asked_for = contextvars.ContextVar("plain_kernels", default=False)
+_asked_for_plain = contextvars.ContextVar("plain_kernels", default=False)
 # (fused form, dtype): the error with which this processor refuses it, or None
 REFUSED: dict[tuple, Exception | None] = {}
 
@@ -25,11 +25,16 @@ REFUSED: dict[tuple, Exception | None] = {}
 @contextlib.contextmanager
 def plain_kernels():
     """Within it, what is run or traced takes the plain forms, which have forward derivatives."""
-    token = _plain_asked_for.set(True)
+    token = _asked_for_plain.set(True)
     try:
         yield
     finally:
-        _plain_asked_for.reset(token)
+        _asked_for_plain.reset(token)
+
+
+def plain_asked_for() -> bool:
+    """Whether this runs within `plain_kernels`."""
+    return _asked_for_plain.get()
 
 
 def choose(plain, fused, *sample):
@@ -45,7 +50,7 @@ def choose(plain, fused, *sample):
 
     @functools.wraps(plain)
     def operation(x, *rest, **options):
-        if _plain_asked_for.get() or _is_refused(fused, sample, x.dtype):
+        if plain_asked_for() or _is_refused(fused, sample, x.dtype):
             return plain(x, *rest, **options)
         return fused(x, *rest, **options)
 
