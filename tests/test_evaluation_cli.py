@@ -157,7 +157,7 @@ def test_a_model_of_latents_is_scored_by_the_images_that_its_autoencoder_makes(t
     [
         (["--reference", "digits"], "give a MODEL, or a set of images by --images"),
         (["MODEL", "--images", "a.npz", "--reference", "digits"], "and not both"),
-        (["MODEL", "--reference", "fashion-mnist"], "must be None or"),
+        (["MODEL", "--reference", "OTHER"], "must be None or"),
         (["MODEL", "--reference", "digts"], "one of digits"),
         (["MODEL", "--reference", "digits", "--features", "pixls"], "one of pixels"),
         (["MODEL", "--reference", "digits", "--features", "a.pth"], "github.com/toshas"),
@@ -169,7 +169,9 @@ def test_a_model_of_latents_is_scored_by_the_images_that_its_autoencoder_makes(t
     ],
 )
 def test_a_mistake_gets_one_line(model, tmp_path, capsys, arguments, says):
-    words = [str(model) if word == "MODEL" else word for word in arguments]
+    np.save(tmp_path / "other.npy", np.zeros((4, 28, 28, 1), "uint8"))
+    named = {"MODEL": model, "OTHER": tmp_path / "other.npy"}
+    words = [str(named.get(word, word)) for word in arguments]
     try:
         code = command("evaluate", *words, "--num-images", 4, "--out", tmp_path / "out")
     except SystemExit as stopped:

@@ -55,11 +55,12 @@ def test_scores_are_logged_and_the_best_checkpoint_is_that_of_the_lowest(tmp_pat
     assert (facts["epoch"], facts["best"]) == (epoch, min(scores))
 
 
-def test_scores_are_refused_before_they_cost_anything():
+def test_scores_are_refused_before_they_cost_anything(tmp_path):
     with pytest.raises(ValueError, match=r"every must be 1 or more epochs\. Received: every=0"):
         evaluation.Scoring("digits", every=0)
     with pytest.raises(ValueError, match="image_size must be None or"):
-        trained([evaluation.Scoring("fashion-mnist")], epochs=1)
+        np.save(tmp_path / "larger.npy", np.zeros((4, 28, 28, 1), "uint8"))
+        trained([evaluation.Scoring(tmp_path / "larger.npy")], epochs=1)
     unlabelled = evaluation.reference(datasets.load("digits", limit=50, labels=False), Pixels())
     losses = []
     seen = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_: losses.append(1))
