@@ -21,7 +21,7 @@ SIZE = {"hidden_size": 128, "depth": 4, "num_heads": 4}  # where neither preset 
 MOST_TOKENS = 256  # of an image, where the patch is chosen
 PIXELS = Pixels()
 # What suits a data set by its name better than what the size of its images says.
-SUITED = {"captioned-digits": {"method": "jit", "patch_size": 8, "batch_size": 64, "steps": 12000}}
+SUITED = {"captioned-digits": {"method": "jit", "patch_size": 8, "batch_size": 64, "steps": 6000}}
 IMAGES_SEEN, EPOCHS = 300_000, (5, 500)  # over the whole run; how many epochs that may be
 LARGE, SMALL = 32, 8  # batches at which less memory is sought by remat, and given up
 SHARE = 0.8  # of the memory that is free
