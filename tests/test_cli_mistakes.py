@@ -130,7 +130,7 @@ def test_a_folder_that_cannot_be_written_to(model, tmp_path, capsys):
         ("dit_xl2", "one of dit_xl_2, "),
         ("--input-shape 32,32", "--input-shape (32, 32)"),
         ("--input-shape 32x32x4", "--input-shape: must be like 32,32,4, not '32x32x4'"),
-        ("--input-shape 30,30,4", "patch_size=4, --input-shape (30, 30, 4)"),
+        ("dit_s_4 --input-shape 30,30,4", "patch_size=4, --input-shape (30, 30, 4)"),
         ("--num-classes 0", "--num-classes: must be an integer of 1 or more, not '0'"),
     ],
 )
