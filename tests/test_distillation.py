@@ -231,3 +231,11 @@ def test_relations_are_those_of_any_turned_tokens():
 def test_what_does_not_fit_is_refused(make, message, teacher):
     with pytest.raises(ValueError, match=message):
         make(teacher)
+
+
+def test_a_condition_whose_null_value_is_no_number_is_the_same_for_both():
+    told = {"num_classes": None, "conditions": {"age": keras_dit.conditions.Vector(1)}}
+    teacher = keras_dit.Diffusion(network(**told), process=FLOW, ema=None)
+    model = taught(Distillation(teacher), **told)
+    logs = model.train_on_batch(X, np.ones((8, 1), "float32"), return_dict=True)
+    assert np.isfinite(logs["loss"])

@@ -354,6 +354,6 @@ def _told(network):
     """What the network is told where nothing is said, by the names of its conditions."""
     nothing = network.named(network.null(1))
     return {
-        name: tree.map_structure(lambda x: np.asarray(x).tolist(), nothing[name])
+        name: tree.map_structure(lambda x: str(np.asarray(x).tolist()), nothing[name])  # nan is nan
         for name in nothing
     }
