@@ -74,7 +74,8 @@ def test_a_condition_of_which_nothing_is_known_is_named(both, data):
 
 
 def test_values_of_several_arrays_are_taken_together():
-    captions = types.SimpleNamespace(conditions={"caption": Tokens(2, 3)})
+    known = {"caption": Tokens(2, 3)}
+    captions = types.SimpleNamespace(conditions=known, told=known)
     tokens, mask = np.arange(24.0).reshape(4, 3, 2), np.eye(4, 3, dtype=bool)
     found = told(captions, "balanced", 4, data={"caption": (tokens, mask)})
     taken, there = found.of([2])["caption"]

@@ -28,7 +28,7 @@ HELPER = "KERAS_DIT_HELPER"  # place, how many, port and key: what makes a proce
 SECONDS = 5.0  # in which a process that helps may end by itself
 
 
-class ShareDone(SystemExit):
+class ShareDone(BaseException):
     """This process has done its share: there is nothing for it behind the work that was shared."""
 
 
@@ -61,7 +61,7 @@ class _Helper:
         yield from ()  # a generator, as the other one
         for key in self.told.get():
             self.send("made", _made(self, make, key))
-        raise ShareDone(0)
+        raise ShareDone
 
     def send(self, kind, value):
         """Give the one that leads something; if it is gone there is nothing left to do."""

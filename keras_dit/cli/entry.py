@@ -98,6 +98,8 @@ def main(argv: list[str] | None = None) -> int:
             stack.enter_context(interrupts.heard((signal.SIGINT,), STOPPING))
             arguments.run(arguments)
         return 0
+    except backend.ShareDone:  # of what several processes make; the one that leads goes on
+        return 0
     except KeyboardInterrupt as interruption:
         message = str(interruption) or "interrupted"
         print(f"keras-dit {arguments.command}: {message}", file=sys.stderr)

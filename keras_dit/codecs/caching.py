@@ -102,7 +102,7 @@ def _help(codec, parts, flips, batch_size):
         with backend.helping():
             for _ in _posteriors(codec, part, flips, batch_size, 0):
                 pass
-    raise backend.ShareDone(0)
+    raise backend.ShareDone
 
 
 def _facts(codec, data, flips, made, source):

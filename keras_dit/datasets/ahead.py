@@ -15,7 +15,7 @@ class Ahead:
 
     Args:
         make: place -> value, the same whenever it is called.
-        following: place -> the one that comes after it.
+        following: place -> the one that comes after it, or None if that is not known.
         count: how many are prepared at most; each is held in memory until it is asked for.
 
     Call:
@@ -52,6 +52,8 @@ class Ahead:
             self._thread = concurrent.futures.ThreadPoolExecutor(1, "ahead")
         for _ in range(self.count):
             place = self.following(place)
+            if place is None:
+                return
             if place not in self._begun:
                 self._begun[place] = self._thread.submit(self.make, place)
 

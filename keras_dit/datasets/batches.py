@@ -187,7 +187,10 @@ class ImageBatches(keras.utils.PyDataset):
 
     def _following(self, place):
         epoch, index, part = place
-        return (epoch, index + 1, part) if index + 1 < len(self) else (epoch + 1, 0, part)
+        if index + 1 < len(self):
+            return epoch, index + 1, part
+        # Many read their data once: a second epoch says that there may be a third.
+        return (epoch + 1, 0, part) if epoch else None
 
     def _batch(self, place):
         epoch, index, part = place
