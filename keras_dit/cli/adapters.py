@@ -81,14 +81,23 @@ def new_parts(
     return "|".join(there) or None
 
 
-def begin(model: Diffusion, settings: argparse.Namespace, folder: pathlib.Path | None) -> str:
+def begin(
+    model: Diffusion,
+    settings: argparse.Namespace,
+    changes: Mapping[str, Any],
+    class_names: Sequence[Any],
+    folder: pathlib.Path | None,
+) -> str:
     """Put adapters on the network of a new run, and keep what is below them; a sentence on it.
 
     Args:
         model: of the run.
-        settings: the options of `train`.
+        settings: the options of `train`, which then say what trains whole.
+        changes, class_names: as for `new_parts`.
         folder: of the run; None: another process keeps it.
     """
+    if settings.lora_whole is None:
+        settings.lora_whole = new_parts(model.network, changes, class_names)
     if folder is not None:
         with files.beside(folder / BELOW) as new:
             model.network.save(new)

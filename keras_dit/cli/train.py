@@ -232,33 +232,26 @@ def _new(folder, given):
     chosen |= plan.suited(given)
     settings = argparse.Namespace(**{**dict.fromkeys(given), **DEFAULTS, **chosen})
     adapters.check(settings)
-    ema = recipe.average(settings)  # so that its errors come now
+    recipe.average(settings)  # so that its errors come now
     keras.utils.set_random_seed(settings.seed)
     data = _data(settings)
     codec = autoencoders.codec_for(settings.autoencoder, data)
     teacher = teaching.opened(settings)
-    if settings.source:
-        begun = start.opened(settings, given, data, codec)
+    begun = start.opened(settings, given, data, codec) if settings.source else None
+    if begun is None:
+        model, notes = _from_nothing(settings, given, data, codec, teacher)
+    else:
         codec, chosen = begun.codec, plan.fill(settings, data, begun.codec, begun.config)
         model = start.model(begun, settings, given["method"])
         notes = [*begun.notes, *chosen]
-    else:
-        notes = plan.fill(settings, data, codec)
-        process = teaching.process(settings, given["method"], teacher)
-        variance = isinstance(process.prediction, LearnedVariance)
-        config = {**plan.config(settings, data, codec), "learned_variance": variance}
-        network = DiTModel.from_config({**config, "dtype": settings.dtype})
-        parts = {"process": process, "codec": codec, "class_names": data.class_names or None}
-        model = Diffusion(network, **parts, ema=ema)
-        if teacher is None or given["method"]:
-            notes.append(PROCESS.format(settings.method))
     teaching.begin(model, teacher, settings)
     texts.check(model.network, data)
     notes += run_folder.snapshot_notes(model)
     if settings.freeze:
         notes.append(_frozen(model.network, settings.freeze))
     if settings.lora:
-        notes.append(_adapted(model, settings, begun, folder if backend.leads() else None))
+        kept = folder if backend.leads() else None
+        notes.append(adapters.begin(model, settings, begun.changes, begun.class_names, kept))
     _compile(model, settings, data)
     backend.barrier()  # every process has seen that the folder held no run
     if backend.leads():
@@ -266,6 +259,19 @@ def _new(folder, given):
         run_folder.write_config(folder, vars(settings), data, model)
     _say(data, model, notes)
     return settings, model, data
+
+
+def _from_nothing(settings, given, data, codec, teacher):
+    """A model whose weights are drawn, and what there is to say of it."""
+    notes = plan.fill(settings, data, codec)
+    process = teaching.process(settings, given["method"], teacher)
+    variance = isinstance(process.prediction, LearnedVariance)
+    config = {**plan.config(settings, data, codec), "learned_variance": variance}
+    network = DiTModel.from_config({**config, "dtype": settings.dtype})
+    parts = {"process": process, "codec": codec, "class_names": data.class_names or None}
+    if teacher is None or given["method"]:
+        notes.append(PROCESS.format(settings.method))
+    return Diffusion(network, **parts, ema=recipe.average(settings)), notes
 
 
 def _old(folder, given):
@@ -283,13 +289,6 @@ def _old(folder, given):
     if backend.leads():
         run_folder.write_config(folder, vars(settings), data, model)
     return settings, model, data
-
-
-def _adapted(model, settings, begun, folder):
-    """Put adapters on the network of the new model; what there is to say of it."""
-    if settings.lora_whole is None:
-        settings.lora_whole = adapters.new_parts(model.network, begun.changes, begun.class_names)
-    return adapters.begin(model, settings, folder)
 
 
 def _frozen(network, pattern):

@@ -8,7 +8,6 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from keras import tree
@@ -16,6 +15,7 @@ from keras import tree
 from keras_dit import backend
 from keras_dit.codecs.autoencoder import Autoencoder
 from keras_dit.datasets import ImageBatches, ImageFiles, LatentFacts, LatentFiles, LatentWriter
+from keras_dit.datasets.ahead import Ahead
 from keras_dit.datasets.latents import VALIDATION
 from keras_dit.datasets.writing import posteriors_of_a_file
 from keras_dit.progress import Bar
@@ -160,23 +160,21 @@ def _posteriors(codec, data, flips, batch_size, done) -> Iterator[np.ndarray]:
     )
     first, skipped = divmod(done, still.batch_size)
     indices = range(first, len(still) if done < len(data.images) else first)
-    coming: dict = {}
     step = backend.members()  # between two batches that this process encodes
 
-    def read(index):
-        return coming.pop(index, None) or reader.submit(still.batch, 0, index)
+    def following(index):
+        return index + step if index + step < len(still) else None
+
+    read = Ahead(lambda index: still.batch(0, index), following, count=1)
 
     def encode(index):
-        (images,) = read(index).result()
-        if index + step < len(still):
-            coming[index + step] = read(index + step)
+        (images,) = read(index)
         forms = (images, images[:, :, ::-1]) if flips else (images,)
         # A last, smaller batch is filled up, so that it needs no program of its own.
         lacking = [(0, still.batch_size - len(images)), (0, 0), (0, 0), (0, 0)]
         made = [codec.posteriors(np.pad(form, lacking, mode="edge")) for form in forms]
         return np.stack(made, 1)[: len(images)]
 
-    with ThreadPoolExecutor(1) as reader:  # reads the next images while these are encoded
-        for posteriors in backend.shared(encode, indices):
-            yield posteriors[skipped:]
-            skipped = 0
+    for posteriors in backend.shared(encode, indices):
+        yield posteriors[skipped:]
+        skipped = 0

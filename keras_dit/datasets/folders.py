@@ -30,7 +30,7 @@ def checked_size(image_size: Any) -> tuple[int, int]:
 class ImageFiles:
     """A sequence of images that are read when they are asked for.
 
-    A image is halved with a box filter while it stays large enough, resized by a bicubic filter
+    An image is halved with a box filter while it stays large enough, resized by a bicubic filter
     to cover image_size, and cut at the centre, as in ADM and DiT (`keras_dit.images.read`).
 
     Args:
