@@ -77,7 +77,7 @@ def test_latents_are_sampled_saved_and_shown(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["convert", "{files}/legacy.pt", "{out}/x.pt"], "does not say how many heads"),
-        (["convert", "{files}/legacy.pt", "{out}/x.onnx"], "TARGET must end in .keras, .pt or"),
+        (["convert", "{files}/legacy.pt", "{out}/x.onnx"], "TARGET must end in .keras, .pt, "),
         (["convert", "{out}/missing.pt", "{out}/x.keras"], "there is no file or folder"),
         (["sample", "{out}/missing.keras"], "no model at"),
         (["sample", "{out}"], "no model at"),
