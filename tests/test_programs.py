@@ -3,7 +3,7 @@
 That is: in a home without Keras's settings, with one backend installed and none chosen but by the
 program itself. Where a program says "jax", this test says the backend under which it runs. Only
 the number of epochs is made smaller. All programs of a page are one: each goes on with the names of
-those before it.
+those before it. The README and `own_parts` run under every backend, each of the others under one.
 """
 
 import os
@@ -24,6 +24,8 @@ from keras_dit.backend import BACKEND
 ROOT = pathlib.Path(__file__).parent.parent
 DIGITS = ROOT / "tests" / "goldens" / "v010" / "torch" / "run" / "model.keras"
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+BACKENDS = "jax", "tensorflow", "torch"
+EVERYWHERE = {ROOT / "README.md", ROOT / "examples" / "own_parts.py"}
 CHOICE = re.compile(r'("KERAS_BACKEND"(?:\] =|,) )"jax"')
 EPOCHS = re.compile(r"epochs=\d+")
 
@@ -45,12 +47,12 @@ def program(page):
 
 def run(source, folder, *arguments):
     """Run a program as a newcomer would."""
-    here = {k: v for k, v in os.environ.items() if k not in ("KERAS_BACKEND", "KERAS_HOME")}
-    here |= {"HOME": str(folder), "DIT_DEMO_QUICK": "1", "PYTHONPATH": str(ROOT)}
+    home = {k: v for k, v in os.environ.items() if k not in ("KERAS_BACKEND", "KERAS_HOME")}
+    home |= {"HOME": str(folder), "DIT_DEMO_QUICK": "1", "PYTHONPATH": str(ROOT)}
     path = folder / "program.py"
     path.write_text(CHOICE.sub(rf'\1"{BACKEND}"', source))
     done = subprocess.run(
-        [sys.executable, path, *arguments], cwd=folder, env=here, capture_output=True, text=True
+        [sys.executable, path, *arguments], cwd=folder, env=home, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
     return done.stdout
@@ -70,7 +72,14 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=name)
+def here(paths):
+    """Those that run under this backend."""
+    rest = [path for path in paths if path not in EVERYWHERE]
+    own = rest[BACKENDS.index(BACKEND) :: len(BACKENDS)]
+    return [path for path in paths if path in EVERYWHERE or path in own]
+
+
+@pytest.mark.parametrize("page", here([p for p in PAGES if blocks(p, "python")]), ids=name)
 def test_the_programs_of_a_page_run(page, folder):
     run(program(page), folder)
 
@@ -137,7 +146,7 @@ EXAMPLES = {
 }
 
 
-@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=name)
+@pytest.mark.parametrize("example", here(sorted((ROOT / "examples").glob("*.py"))), ids=name)
 def test_an_example_runs(example, folder):
     shutil.copy(DIGITS, folder / "digits.keras")
     arguments, expected = EXAMPLES[example.stem]
