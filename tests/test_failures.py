@@ -86,7 +86,7 @@ def test_every_row_of_the_table_names_a_test():
 
 NAN = (np.full_like(IMAGES, np.nan), LABELS)
 INFINITE = (np.full_like(IMAGES, np.inf), LABELS)
-# Several: where a wrong one is dropped, as a tenth are, its sample is like any other without a class.
+# Several: one that is dropped, as a tenth are, is like any other sample without a class.
 WRONG_LABEL = (IMAGES, np.array([3, 1, 3, 3, 3, 1, 3, 0]))
 NULL_LABEL = (IMAGES, np.full(8, -1))
 
