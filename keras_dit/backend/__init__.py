@@ -80,6 +80,7 @@ from keras_dit.backend.training import (
     gradients,
     keras_step,
     move_averages,
+    norm,
     remat,
     without_gradient,
 )
@@ -136,6 +137,7 @@ __all__ = [
     "modulated_layer_norm",
     "move_averages",
     "multiply_add",
+    "norm",
     "on_devices",
     "open_batch",
     "partition",

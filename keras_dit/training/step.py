@@ -40,7 +40,7 @@ def train_step(model: keras.Model, data: Any) -> dict:
 
     gradients, mean = backend.gradients(objective, variables, everything)
     *gradients, mean = backend.mean([*gradients, mean])  # of all devices' parts of the batch
-    norm = _norm(gradients) / optimizer.scale_loss(ops.ones((), "float32"))
+    norm = backend.norm(gradients) / optimizer.scale_loss(ops.ones((), "float32"))
     finite = ops.isfinite(mean + norm)  # no infinity or NaN is lost in a norm
     applied = finite
     if _scales_loss(optimizer):
@@ -200,13 +200,6 @@ def _track(model, value, weight):
     tracker = next(metric for metric in model.metrics if metric.name == "loss")
     tracker.update_state(value, sample_weight=weight)
     return ops.where(tracker.count > 0, tracker.result(), float("nan"))
-
-
-def _norm(gradients):
-    """Of all gradients together, a float32 scalar; one pass over each."""
-    given = [ops.cast(gradient, "float32") for gradient in gradients if gradient is not None]
-    squares = [ops.sum(ops.square(gradient)) for gradient in given]
-    return ops.sqrt(ops.sum(ops.stack(squares))) if squares else ops.zeros(())
 
 
 def _scales_loss(optimizer):
