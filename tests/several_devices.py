@@ -107,6 +107,8 @@ def main(devices, folder, other=None):
                 found["bytes"] = held_by_devices([*model.variables, *model.optimizer.variables])
         if devices > 1:
             found["refused"] = refused(model, images, labels)
+        if devices > 1 and tensorflow:
+            found["undecided"] = np.array(undecided(model))
     if backend.leads():
         np.savez(folder / "found.npz", **found)
 
@@ -132,11 +134,31 @@ def held_by_devices(variables):
 
 def refused(model, images, labels):
     """What is said to a batch that the devices cannot share."""
+    return np.array(said(lambda: model.fit(images, labels, batch_size=7, verbose=0)))
+
+
+def undecided(model):
+    """What is said to optimizers that devices of TensorFlow cannot move together."""
+    from keras import optimizers
+
+    import keras_dit
+
+    network = keras_dit.DiTModel((4, 4, 1), 2, 8, 1, 2, dtype="mixed_float16")
+    refused_ones = [
+        (model, optimizers.SGD(1e-2, gradient_accumulation_steps=2)),
+        (model, optimizers.LossScaleOptimizer(optimizers.SGD(1e-2))),
+        (keras_dit.Diffusion(network), None),
+    ]
+    return [said(lambda one=one, own=own: one.compile(own)) for one, own in refused_ones]
+
+
+def said(act):
+    """The message of a ValueError."""
     try:
-        model.fit(images, labels, batch_size=7, verbose=0)
+        act()
     except ValueError as error:
-        return np.array(str(error))
-    return np.array("nothing")
+        return str(error)
+    return "nothing"
 
 
 if __name__ == "__main__":

@@ -83,3 +83,12 @@ def test_what_two_devices_began_one_ends(found):
 
 def test_a_batch_that_devices_cannot_share_is_refused_before_the_first_step(found):
     assert "batch of 7 images equally: give batches of 6 or 8" in str(found[1]["refused"])
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="the other backends can do it")
+def test_accumulation_and_scaled_losses_are_refused_with_what_to_do(found):
+    """Of an optimizer that accumulates, one that scales, and a network in float16."""
+    accumulates, scales, half = found[1]["undecided"]
+    assert "neither scale a loss nor accumulate" in accumulates
+    assert "float32 or mixed_bfloat16, with larger batches, or on JAX or torch" in accumulates
+    assert accumulates == scales == half
