@@ -194,6 +194,7 @@ def test_the_choices_are_said_and_kept(photos, tmp_path, capsys):
         assert word in shown.out
     kept = json.loads((tmp_path / "run" / "config.json").read_text())["arguments"]
     assert (kept["batch_size"], kept["epochs"], kept["patch_size"]) == (2, 1, 2)
+    assert kept["draft"] is True  # which 0.1.0 did not write down, and did not do
     # The bar says what the first step is, then what it is like to wait for the others.
     bar = shown.err.split("\r")
     assert any(line.startswith(progress.FIRST) for line in bar)

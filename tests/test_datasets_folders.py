@@ -8,6 +8,8 @@ from PIL import Image
 
 from keras_dit import datasets, images
 from keras_dit.datasets import ImageBatches, ImageFiles, image_folder
+from keras_dit.evaluation import Pixels
+from keras_dit.evaluation.references import summed
 
 
 def noise(*shape, seed=0):
@@ -46,6 +48,21 @@ def test_image_files_are_read_when_asked_for(tmp_path):
     np.testing.assert_array_equal(files[1], noise(9, 8, 3, seed=1))
     np.testing.assert_array_equal(files.subset([2, 0])[0], noise(9, 8, 3, seed=2))
     assert ImageFiles(files.paths, 4, channels=1)[0].shape == (4, 4, 1)
+
+
+def test_drafts_are_for_batches_and_not_for_what_is_compared(tmp_path):
+    for i in range(4):
+        Image.fromarray(noise(64, 64, 3, seed=i)).save(tmp_path / f"{i}.jpg")
+    whole = datasets.load(tmp_path, 2, image_size=8, validation=0.25)
+    draft = datasets.load(tmp_path, 2, image_size=8, validation=0.25, draft=True)
+    assert draft.images.paths == whole.images.paths
+    for one, other in ((draft, whole), (draft.validation, whole.validation)):
+        difference = np.abs(contents(one, 3) - contents(other, 3)).mean() * 127.5
+        assert 0.1 < difference < 2.0
+    np.testing.assert_array_equal(contents(draft, 3), contents(draft, 3))
+    moments = [summed(data, Pixels(), 0).arrays() for data in (draft, whole)]
+    for name, values in moments[0].items():
+        np.testing.assert_array_equal(values, moments[1][name])
 
 
 def test_a_folder_is_listed_by_class_and_name(folder):

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 
 from keras_dit import images
 
@@ -201,6 +201,62 @@ def test_reading_covers_and_cuts_the_centre(tmp_path, size):
         # Rounding the covered size to whole pixels moves a ramp by up to a pixel.
         tolerance = 255 / covered + 2
         assert np.abs(measured - position)[inner].max() <= tolerance
+
+
+def picture_of(kind, height, width):
+    """Smooth colours as photographs have them, with noise; or hard edges between colours."""
+    random = np.random.default_rng(0)
+    if kind == "smooth":
+        small = Image.fromarray(random.integers(0, 256, (height // 32, width // 32, 3), "uint8"))
+        image = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC)).astype("int16")
+        return (image + random.integers(-20, 21, image.shape)).clip(0, 255).astype("uint8")
+    image = np.full((height, width, 3), 200, "uint8")
+    for _ in range(40):
+        y, x, h, w = random.integers(0, (height, width, height // 3, width // 3))
+        image[y : y + h, x : x + w] = random.integers(0, 256, 3)
+    return image
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The sizes in which JPEGs are decoded."""
+    sizes, load = [], JpegImagePlugin.JpegImageFile.load
+
+    def recorded(self):
+        if self.tile:  # it is not decoded yet
+            sizes.append(self.size)
+        return load(self)
+
+    monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "load", recorded)
+    return sizes
+
+
+@pytest.mark.parametrize("kind", ["smooth", "edges"])
+@pytest.mark.parametrize("scale", [2, 4, 8])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_draft_is_the_whole_to_a_level_and_a_half(tmp_path, decoded, kind, scale, orientation):
+    height, width = target = (24, 32) if orientation == 1 else (32, 24)
+    exif = Image.Exif()
+    exif[0x0112] = orientation  # 6: taken with the camera turned by 90 degrees
+    picture = Image.fromarray(picture_of(kind, 50 * scale, 66 * scale))
+    picture.save(tmp_path / "a.jpg", quality=90, exif=exif)
+    whole = images.read(tmp_path / "a.jpg", target).astype("int16")
+    draft = images.read(tmp_path / "a.jpg", target, draft=True).astype("int16")
+    assert decoded == [(66 * scale, 50 * scale), (66, 50)]
+    assert draft.shape == (height, width, 3)
+    assert np.abs(draft - whole).mean() < 1.6
+    assert np.abs(draft - whole).max() <= 24
+    again = images.read(tmp_path / "a.jpg", target, draft=True)
+    np.testing.assert_array_equal(again, draft)
+
+
+@pytest.mark.parametrize(("size", "target"), [((101, 132), 16), ((94, 94), 24), ((64, 256), 32)])
+def test_where_a_draft_would_not_average_the_whole_is_decoded(tmp_path, decoded, size, target):
+    """An odd side, a side of less than four times the target."""
+    Image.fromarray(noise(*size, 3)).save(tmp_path / "a.jpg")
+    found = [images.read(tmp_path / "a.jpg", (target,) * 2, draft=draft) for draft in (False, True)]
+    np.testing.assert_array_equal(*found)
+    assert decoded == [size[::-1]] * 2
 
 
 def written(path, image):

@@ -14,6 +14,7 @@ from keras_dit.backend import BACKEND
 from keras_dit.checkpoints import Checkpoint
 from keras_dit.diffusion import Diffusion
 from keras_dit.networks import DiTModel
+from keras_dit.training.checkpoints import positions
 from keras_dit.training.checkpoints.state import variables
 
 EPOCHS, STEPS = 3, 4  # of each epoch
@@ -238,6 +239,20 @@ def test_other_data_is_refused(begin, tmp_path):
     other = datasets.ImageBatches(IMAGES, LABELS, 4, flip=True, seed=4)
     with pytest.raises(ValueError, match=r"the data is not that of .*: seed=4, was 3$"):
         train(begin, tmp_path, (other,))
+
+
+def test_a_run_on_whole_images_does_not_go_on_with_drafts(tmp_path):
+    """Nor one of 0.1.0, which knew none and did not write down that it had none."""
+
+    def data(draft):
+        files = datasets.ImageFiles([tmp_path / "a.jpg"] * 4, (8, 8), draft=draft)
+        return positions.description(datasets.ImageBatches(files, [0] * 4, 4))
+
+    old = {name: value for name, value in data(False).items() if name != "draft"}
+    for before in (old, data(False)):
+        positions.check_same(tmp_path, data(False), before)
+        with pytest.raises(ValueError, match=r"not that of .*: draft=True, was False$"):
+            positions.check_same(tmp_path, data(True), before)
 
 
 def test_another_configuration_is_refused_and_changes_nothing(begin, learner, tmp_path):

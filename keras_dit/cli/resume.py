@@ -32,7 +32,7 @@ MAY_CHANGE = {
     "--tensorboard": "",
     "--any-memory": "",
 }
-OLD = {"clip_norm": 0.0}  # what 0.1.0, which had no such option, did
+OLD = {"clip_norm": 0.0, "draft": False}  # what 0.1.0, which could not do otherwise, did
 OLD_EPOCHS = 100  # where its config.json names neither epochs nor steps
 
 

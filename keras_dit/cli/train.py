@@ -65,6 +65,7 @@ DEFAULTS = {
     "accumulate": 1,
     "ema": 0.9999,
     "seed": 0,
+    "draft": True,  # no option, but a run that was begun without goes on without
     "dtype": "float32",
     "any_memory": False,
     "tensorboard": False,
@@ -302,7 +303,7 @@ def _frozen(network, pattern):
 
 
 def _data(settings):
-    names = ("batch_size", "channels", "flip", "labels", "limit", "seed", "validation")
+    names = ("batch_size", "channels", "draft", "flip", "labels", "limit", "seed", "validation")
     chosen = {name: getattr(settings, name) for name in names}
     data = datasets.load(settings.data, image_size=_size(settings.image_size), **chosen)
     settings.flip = data.flip

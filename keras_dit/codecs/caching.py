@@ -16,6 +16,7 @@ from keras_dit import backend
 from keras_dit.codecs.autoencoder import Autoencoder
 from keras_dit.datasets import ImageBatches, ImageFiles, LatentFacts, LatentFiles, LatentWriter
 from keras_dit.datasets.ahead import Ahead
+from keras_dit.datasets.folders import decoded_whole
 from keras_dit.datasets.latents import VALIDATION
 from keras_dit.datasets.writing import posteriors_of_a_file
 from keras_dit.progress import Bar
@@ -151,7 +152,7 @@ def _digest(data):
 def _posteriors(codec, data, flips, batch_size, done) -> Iterator[np.ndarray]:
     """(n, 1 or 2, h, w, 2c) of the images from `done` on, a batch at a time."""
     still = ImageBatches(
-        data.images,
+        decoded_whole(data.images),  # a folder that was begun so goes on so
         batch_size=min(batch_size, len(data.images)),
         shuffle=False,
         drop_remainder=False,

@@ -12,7 +12,7 @@ from keras_dit.datasets.batches import ImageBatches, batches_of
 from keras_dit.datasets.listing import list_folder
 from keras_dit.datasets.parts import Contents, divide
 
-__all__ = ["ImageFiles", "checked_size", "image_folder", "read_folder"]
+__all__ = ["ImageFiles", "checked_size", "decoded_whole", "image_folder", "read_folder"]
 
 
 def checked_size(image_size: Any) -> tuple[int, int]:
@@ -37,6 +37,7 @@ class ImageFiles:
         paths: the files.
         image_size: (H, W), or one integer for both.
         channels: 3 for colour, 1 for grey.
+        draft: whether the decoder of a JPEG may make it smaller, as for `keras_dit.images.read`.
 
     Attributes:
         shape: (N, H, W, C), without reading a file.
@@ -58,10 +59,11 @@ class ImageFiles:
         paths: Iterable[str | os.PathLike],
         image_size: int | tuple[int, int],
         channels: int = 3,
+        draft: bool = False,
     ):
         if channels not in (1, 3):
             raise ValueError(f"channels must be 1 or 3. Received: channels={channels}")
-        self.paths, self.channels = list(paths), channels
+        self.paths, self.channels, self.draft = list(paths), channels, bool(draft)
         self.image_size = checked_size(image_size)
 
     @property
@@ -75,11 +77,19 @@ class ImageFiles:
 
     def __getitem__(self, index: int) -> np.ndarray:
         """Image index, uint8 (H, W, C)."""
-        return images.read(self.paths[index], self.image_size, self.channels)
+        return images.read(self.paths[index], self.image_size, self.channels, self.draft)
 
     def subset(self, indices: Iterable[int]) -> "ImageFiles":
         """The images of these indices, in their order, as another sequence."""
-        return ImageFiles([self.paths[i] for i in indices], self.image_size, self.channels)
+        paths = [self.paths[i] for i in indices]
+        return ImageFiles(paths, self.image_size, self.channels, self.draft)
+
+
+def decoded_whole(contents: Any) -> Any:
+    """A sequence of images without drafts, for what is kept or compared; others as they are."""
+    if not getattr(contents, "draft", False):
+        return contents
+    return ImageFiles(contents.paths, contents.image_size, contents.channels)
 
 
 def _readable(path):
@@ -118,6 +128,7 @@ def read_folder(
     labelled: bool = True,
     on_error: str = "raise",
     threads: int = 8,
+    draft: bool = False,
 ) -> Contents:
     """The images of a folder as `image_folder` takes them, before they are cut into batches."""
     if on_error not in ("raise", "skip"):
@@ -125,7 +136,7 @@ def read_folder(
     train, validation, notes = list_folder(folder, labelled)
 
     def contents(listing):
-        files = ImageFiles(listing.paths, image_size, channels)
+        files = ImageFiles(listing.paths, image_size, channels, draft)
         said = {} if listing.captions is None else {"text": listing.captions}
         found = Contents(files, listing.labels, listing.class_names, conditions=said)
         return _without_unreadable(found, threads) if on_error == "skip" else found
@@ -147,6 +158,7 @@ def image_folder(
     drop_remainder: bool = True,
     on_error: str = "raise",
     threads: int = 8,
+    draft: bool = False,
 ) -> ImageBatches | tuple[ImageBatches, ImageBatches]:
     """Batches of the images in a folder. `load` takes one too, and more kinds of data.
 
@@ -172,6 +184,8 @@ def image_folder(
             image is decoded once now, and those that fail are left out with a warning; this
             costs about what one epoch costs to read, and leaves the batches as reproducible.
         threads: how many images are read at once.
+        draft: whether the decoder of a JPEG that is much larger than image_size makes it smaller,
+            which is quicker, and not to the last level the same: `keras_dit.images.read`.
 
     Returns:
         `ImageBatches`, with the folder names as `class_names`; or, where validation_fraction > 0,
@@ -192,7 +206,9 @@ def image_folder(
     >>> batches.class_names, batches.input_shape, len(batches)
     (('even', 'odd'), (8, 8, 3), 3)
     """
-    found = read_folder(folder, image_size, channels, on_error=on_error, threads=threads)
+    found = read_folder(
+        folder, image_size, channels, on_error=on_error, threads=threads, draft=draft
+    )
     found = divide(found, validation_fraction, seed, "validation_fraction")
     for note in found.notes:
         notices.warn(note)

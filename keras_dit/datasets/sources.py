@@ -91,6 +91,7 @@ def load(
     labels: bool = True,
     on_error: str = "raise",
     threads: int = 8,
+    draft: bool = False,
 ) -> ImageBatches:
     """The training batches of a data set, named as the command `keras-dit train --data` does.
 
@@ -112,6 +113,8 @@ def load(
         labels: False leaves the classes out, for a network without them.
         on_error: "raise" or "skip", what a broken image does, as for `image_folder`.
         threads: how many images are read at once.
+        draft: of a folder of images: whether large JPEGs are decoded smaller, as for
+            `image_folder`. `keras-dit train` does.
 
     Returns:
         `ImageBatches`; its `input_shape`, `num_classes` and `class_names` tell what network fits,
@@ -138,7 +141,13 @@ def load(
         raise _missing_size(source, labels)
     else:
         found = read_folder(
-            source, image_size, channels or 3, labelled=labels, on_error=on_error, threads=threads
+            source,
+            image_size,
+            channels or 3,
+            labelled=labels,
+            on_error=on_error,
+            threads=threads,
+            draft=draft,
         )
     if not labels:
         found = found.without_labels()

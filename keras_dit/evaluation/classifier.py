@@ -12,6 +12,7 @@ import pathlib
 import keras
 
 from keras_dit.datasets import ImageBatches
+from keras_dit.datasets.folders import decoded_whole
 from keras_dit.evaluation import references, storage
 from keras_dit.evaluation.features import Network
 from keras_dit.files import beside
@@ -71,7 +72,7 @@ def trained(data: ImageBatches, seed: int = 0, verbose: bool = False) -> keras.M
             f"Received: {data.input_shape[0]} x {data.input_shape[1]}"
         )
     batches = ImageBatches(
-        data.images,
+        decoded_whole(data.images),
         data.labels.tolist(),
         min(BATCH, len(data.images)),
         seed=seed,

@@ -22,6 +22,7 @@ import numpy as np
 from keras_dit import datasets, notices
 from keras_dit import images as pixels
 from keras_dit.datasets import ImageBatches, ImageFiles
+from keras_dit.datasets.folders import decoded_whole
 from keras_dit.evaluation import storage
 from keras_dit.evaluation.features import Features, digest_of_arrays
 from keras_dit.evaluation.moments import Moments
@@ -153,7 +154,7 @@ def reference(
 def summed(data: ImageBatches, features: Features, keep: int, verbose: bool = False) -> Statistics:
     """The statistics of all images of a data set, in a random but fixed order."""
     order = ImageBatches(
-        data.images,
+        decoded_whole(data.images),  # others compare with these very pixels
         batch_size=min(64, len(data.images)),
         drop_remainder=False,
         threads=data.threads,

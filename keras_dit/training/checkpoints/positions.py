@@ -112,11 +112,14 @@ def description(data):
     """What two data sets have to share for a training to go on with the other."""
     names = ("batch_size", "shuffle", "flip", "drop_remainder", "seed")
     own = {name: getattr(data, name) for name in names if hasattr(data, name)}
+    own["draft"] = getattr(data.images, "draft", False)
     return {"images": len(data.images), **own}
 
 
 def check_same(path, here, there, changes=()):
     """Raise ValueError if the data is not what the checkpoint was made with, but for `changes`."""
+    before = {"draft": False}  # what 0.1.0, which had none, did not write down
+    here, there = {**before, **here}, {**before, **there}
     wrong = [name for name in there if here.get(name) != there[name] and name not in changes]
     if wrong:
         listed = ", ".join(f"{name}={here.get(name)}, was {there[name]}" for name in wrong)
