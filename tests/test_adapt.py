@@ -173,6 +173,30 @@ def test_other_positions_are_interpolated():
     np.testing.assert_array_equal(maps.table(table.reshape(24, 8), (4, 6), (4, 6))[7], table[1, 1])
 
 
+def test_without_spread_tokens_lie_between_those_of_before():
+    new = adapt.resize(dit(), input_shape=(16, 8, 1), spread=False, say=None)
+    found = ops.convert_to_numpy(new.positions).reshape(8, 4, 8)
+    before = ops.convert_to_numpy(dit().positions).reshape(4, 4, 8)
+    np.testing.assert_allclose(found[::2], before, atol=1e-6)
+    row = np.arange(8) / 2  # the second half of a position is its row's
+    expected = [np.sin(row), np.sin(0.01 * row), np.cos(row), np.cos(0.01 * row)]
+    np.testing.assert_allclose(found[:, 1, 4:], np.transpose(expected), atol=1e-6)
+
+
+def test_without_spread_rotary_positions_lie_between_them_too(tmp_path):
+    """Twice: each pair is turned as if its token were where it was in a quarter of the rows."""
+    new = adapt.resize(modern(), input_shape=(16, 8, 1), spread=False, say=None)
+    new = adapt.resize(new, input_shape=(32, 8, 1), spread=False, say=None)
+    new.save(tmp_path / "new.keras")
+    loaded = keras.saving.load_model(tmp_path / "new.keras")
+    np.testing.assert_array_equal(given(loaded), given(new))
+    rotary = loaded.blocks[0].attention.positions
+    x = np.random.default_rng(0).standard_normal((1, 2, 3, 8)).astype("float32")
+    here, there = np.array([[4, 0], [8, 1], [0, 2]]), np.array([[1, 0], [2, 1], [0, 2]])
+    turned = [ops.convert_to_numpy(r(x, p)) for r, p in ((rotary, here), (layers.Rotary(), there))]
+    np.testing.assert_allclose(*turned, atol=1e-6)
+
+
 @pytest.mark.parametrize("make", [dit, modern])
 def test_an_image_made_larger_with_its_patches_gives_the_output_made_larger(make):
     """FlexiViT's pseudo-inverse, and the grid as it was: through the whole network."""

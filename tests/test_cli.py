@@ -58,6 +58,14 @@ def sampled(model, path, *options):
     return np.load(path)
 
 
+def test_images_of_another_size_than_that_of_the_training(digits_run, tmp_path, capsys):
+    assert sampled(digits_run, tmp_path / "a.npy", "--image-size", "12x16").shape[1:] == (12, 16, 1)
+    same = sampled(digits_run, tmp_path / "b.npy", "--image-size", 8)
+    np.testing.assert_array_equal(same, sampled(digits_run, tmp_path / "c.npy"))
+    assert command("sample", digits_run, "--image-size", 10) == 2
+    assert "patch" in capsys.readouterr().err
+
+
 def test_a_run_folder_tells_the_whole_run(digits_run):
     config = json.loads((digits_run / "config.json").read_text())
     assert config["keras_dit"] == keras_dit.__version__

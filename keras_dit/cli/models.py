@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from keras_dit import processes, weights
+from keras_dit.adapt import resize
 from keras_dit.cli import adapters, options, recipe, resume
 from keras_dit.cli.run_folder import AVERAGES
 from keras_dit.codecs import Autoencoder, Codec
@@ -17,7 +18,8 @@ from keras_dit.serialization import load_model
 from keras_dit.training import checkpoints, posthoc
 from keras_dit.training.checkpoints import folder as checkpoint_folder
 
-__all__ = ["Model", "add_arguments", "chosen", "load", "quantized", "sampling", "snapshots_of"]
+__all__ = ["Model", "add_arguments", "chosen", "load", "quantized", "sampling", "sized",
+           "snapshots_of"]  # fmt: skip
 
 
 class Model(NamedTuple):
@@ -238,6 +240,24 @@ def sampling(
     network = model.sampling_network() if network is None else network
     parts = {name: getattr(model, name) for name in ("process", "class_names")}
     return Diffusion(network, **parts, codec=codec or model.codec, ema=None)
+
+
+def sized(model: Model, size: int | tuple[int, int]) -> Model:
+    """The model for images of another size than it was trained on.
+
+    Args:
+        model: of any kind that `adapt.resize` takes.
+        size: in pixels, a side or (H, W).
+
+    Raises:
+        ValueError: for a size that the network's patches or the codec do not fit.
+    """
+    old = model.diffusion
+    height, width = (size, size) if isinstance(size, int) else size
+    channels = old.codec.data_shape(old.network.image_shape)[-1]
+    shape = old.codec.sample_shape((height, width, channels))
+    network = resize(old.sampling_network(), input_shape=shape, spread=False, say=None)
+    return model._replace(diffusion=sampling(old, network))
 
 
 def _class_names(folder):

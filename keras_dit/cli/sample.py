@@ -52,6 +52,8 @@ def _add_what(group):
     prompt = "what a network that is told texts is to show; may be given several times"
     said.add_argument("--prompt", action="append", metavar="TEXT", help=prompt)
     said.add_argument("--prompts", metavar="FILE", help="a prompt in each line; used in turn")
+    other = "in pixels, a side or HxW, where it is to be another than that of the training"
+    group.add_argument("--image-size", type=options.size, metavar="SIZE", help=other)
     seeds = "one, or one for each image, such as 3,4,5 (default: %(default)s)"
     group.add_argument("--seed", type=options.seeds, metavar="N", default=0, help=seeds)
     out = (
@@ -115,6 +117,8 @@ def run(arguments):
         raise ValueError("--trajectory is of one device: leave out --devices")
     with common.claimed(out if _is_folder(out) else out.parent):
         found = models.load(arguments.model, **models.chosen(arguments))
+        if arguments.image_size is not None:
+            found = models.sized(found, arguments.image_size)
         arguments.steps = arguments.steps or looks.steps(found.diffusion.network)
         request = _request(arguments, found)
         trajectory = sampler.Trajectory() if arguments.trajectory else None

@@ -25,12 +25,16 @@ def grid_positions(rows: int, columns: int) -> np.ndarray:
     return np.indices((rows, columns)).reshape(2, -1).T.astype("float32")
 
 
-def sincos_positions(rows: int, columns: int, hidden_size: int) -> np.ndarray:
+def sincos_positions(
+    rows: int, columns: int, hidden_size: int, scale: float | tuple[float, float] = 1.0
+) -> np.ndarray:
     """Position embedding of a grid of tokens.
 
     Args:
         rows, columns: of the grid.
         hidden_size: width D of a token, a multiple of 4.
+        scale: what rows and columns are multiplied by, one number or two: 0.5 has twice as many
+            tokens lie where those that a network was trained on did.
 
     Returns:
         numpy float32 (rows * columns, D), row by row, the column's half first.
@@ -48,7 +52,7 @@ def sincos_positions(rows: int, columns: int, hidden_size: int) -> np.ndarray:
             "hidden_size must be a multiple of 4 for sine and cosine positions. "
             f"Received: hidden_size={hidden_size}"
         )
-    row, column = np.indices((rows, columns)).reshape(2, -1)
+    row, column = grid_positions(rows, columns).T * np.broadcast_to(scale, 2)[:, None]
     halves = [_sincos(axis, hidden_size // 2) for axis in (column, row)]
     return np.concatenate(halves, axis=1).astype("float32")
 
@@ -70,6 +74,8 @@ class Rotary(keras.layers.Layer):
 
     Args:
         theta: θ; a larger one tells more distant tokens apart.
+        scale: what rows and columns are multiplied by, one number or two: 0.5 has twice as many
+            tokens lie where those that a network was trained on did.
 
     Call:
         queries or keys (B, H, T, d), d a multiple of 4, positions (T, 2): row and column.
@@ -87,9 +93,10 @@ class Rotary(keras.layers.Layer):
         Su et al., RoFormer (2021), in the two-dimensional form of EVA-02 (Fang et al. 2023).
     """
 
-    def __init__(self, theta: float = 10000.0, **kwargs):
+    def __init__(self, theta: float = 10000.0, scale: float | tuple[float, float] = 1.0, **kwargs):
         super().__init__(**kwargs)
         self.theta = theta
+        self.scale = tuple(float(side) for side in np.broadcast_to(scale, 2))
 
     def build(self, x_shape: tuple, positions_shape: Any = None) -> None:
         if x_shape[-1] % 4:
@@ -110,7 +117,8 @@ class Rotary(keras.layers.Layer):
 
     def _turns(self, positions, count):
         frequency = ops.convert_to_tensor(self._frequencies(count), "float32")
-        angle = ops.expand_dims(ops.cast(positions, "float32"), -1) * frequency  # (T, 2, d/4)
+        places = ops.cast(positions, "float32") * ops.convert_to_tensor(self.scale, "float32")
+        angle = ops.expand_dims(places, -1) * frequency  # (T, 2, d/4)
         angle = ops.reshape(angle, (-1, 2 * count, 1))
         return ops.cos(angle), ops.sin(angle)
 
@@ -124,10 +132,11 @@ class Rotary(keras.layers.Layer):
             positions: (T, 2), row and column.
             count: a quarter of the head's width.
         """
-        return (positions[..., None] * self._frequencies(count)).reshape(-1, 2 * count)
+        places = positions * np.array(self.scale)
+        return (places[..., None] * self._frequencies(count)).reshape(-1, 2 * count)
 
     def compute_output_shape(self, x_shape: tuple, positions_shape: Any = None) -> tuple:
         return x_shape
 
     def get_config(self) -> dict:
-        return {**super().get_config(), "theta": self.theta}
+        return {**super().get_config(), "theta": self.theta, "scale": list(self.scale)}

@@ -3,23 +3,25 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from keras_dit import backend
-from keras_dit.layers import AdaLNBlock, CrossAttention
+from keras_dit.layers import AdaLNBlock, CrossAttention, Rotary
 from keras_dit.layers.parts import load_parts, save_part
 from keras_dit.networks.dit import DiTModel
 
-__all__ = ["CHANGES", "DATA", "changed"]
+__all__ = ["CHANGES", "DATA", "changed", "grid"]
 
 DATA = ("num_classes", "input_shape", "patch_size", "learned_variance", "output_channels",
         "conditions", "time")  # fmt: skip
 CHANGES = (*DATA, "condition_dropout", "remat", "dtype", "name")
 
 
-def changed(network: Any, changes: Mapping[str, Any]) -> dict:
+def changed(network: Any, changes: Mapping[str, Any], spread: bool = True) -> dict:
     """The configuration of a network with other arguments, those of the data or of the training.
 
     A block is given a cross-attention where conditions with tokens are new, and loses it where
-    there are none any more.
+    there are none any more. Without `spread` rotary positions are scaled to those of before.
 
     Raises:
         ValueError: for a network that is no `DiTModel` or is quantized, or other changes.
@@ -44,7 +46,33 @@ def changed(network: Any, changes: Mapping[str, Any]) -> dict:
     config["input_shape"] = tuple(config["input_shape"])
     if config["output_channels"] and not {"output_channels", "learned_variance"} & set(changes):
         config["output_channels"] = _outputs(network, config["input_shape"][-1])
+    if not spread and config.get("block"):
+        scale = [old / new for old, new in zip(grid(network.config), grid(config))]
+        config["block"] = _with_scale(config["block"], scale)
     return config if given is None else _with_block(config)
+
+
+def grid(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Rows and columns of the patches of a network of that configuration.
+
+    Example:
+
+    >>> grid({"input_shape": (8, 12, 1), "patch_size": 4})
+    (2, 3)
+    """
+    height, width, _ = config["input_shape"]
+    return height // config["patch_size"], width // config["patch_size"]
+
+
+def _with_scale(saved, scale):
+    """What a part is saved as, the rotary positions in it multiplied by so much."""
+    if isinstance(saved, Mapping):
+        found = {name: _with_scale(value, scale) for name, value in saved.items()}
+        if saved.get("class_name") == Rotary.__name__:
+            before = np.broadcast_to(found["config"].get("scale", 1.0), 2)
+            found["config"]["scale"] = tuple(float(side) for side in before * scale)
+        return found
+    return saved
 
 
 def _check(network, changes):

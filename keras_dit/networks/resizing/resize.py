@@ -16,7 +16,7 @@ from keras_dit.networks.dit import DiTModel
 from keras_dit.networks.naming import has_adapters, of_weights
 from keras_dit.networks.resizing import maps
 from keras_dit.networks.resizing.classes import kept_classes, rows
-from keras_dit.networks.resizing.configuring import changed
+from keras_dit.networks.resizing.configuring import changed, grid
 
 __all__ = ["resize"]
 
@@ -27,6 +27,7 @@ def resize(
     class_names: tuple[Sequence[str] | None, Sequence[str] | None] | None = None,
     keep: Mapping[Any, Any] | None = None,
     say: Callable[[str], Any] | None = print,
+    spread: bool = True,
     **changes: Any,
 ) -> DiTModel:
     """A new network for other data, with as much of a trained one as fits.
@@ -34,7 +35,8 @@ def resize(
     - Classes: those of the same name go on from their own row, without names those of the same
       number. A new one starts from a row that is drawn as the old ones lie.
     - Images of another size: sine and cosine positions are computed for the new grid, positions of
-      another kind interpolated; rotary ones follow the grid by themselves.
+      another kind interpolated; rotary ones follow the grid by themselves. With `spread=False` all
+      of them lie between those of before, as the pixels of an image made larger do.
     - Patches of another size: the maps of input and output are resized so that an image that is
       made larger with its patches gives the same tokens, and the output is made larger too.
     - Channels: grey to colour and back likewise; for others both maps start anew.
@@ -47,6 +49,9 @@ def resize(
         keep: {new class: old class}, numbers or names, instead of names and numbers; all others
             are new.
         say: called with a sentence for whatever is not as it was; None: nobody is.
+        spread: whether neighbouring tokens are as far apart as before, as is best for training
+            further. False: all tokens of another grid lie where those of before did, so that a
+            network which is not trained further is told no position that it does not know.
         **changes: of the arguments of `DiTModel` those that are to be others: num_classes,
             input_shape, patch_size, learned_variance, output_channels, conditions (all beside the
             classes), time, condition_dropout, remat, dtype, name.
@@ -70,15 +75,17 @@ def resize(
     (16, 16, 1)
 
     Reference:
-        Beyer et al.: FlexiViT: One Model for All Patch Sizes (2023), for patches.
+        Beyer et al.: FlexiViT: One Model for All Patch Sizes (2023), for patches. Chen et al.:
+        Extending Context Window of Large Language Models via Positional Interpolation (2023), for
+        `spread=False`.
     """
-    config = changed(network, changes)
+    config = changed(network, changes, spread)
     old = network.copied() if has_adapters(network) else network
     transfer = _Transfer(old, type(network).from_config(config))
     transfer.classes(class_names, keep)
     transfer.conditions()
     transfer.time()
-    transfer.positions()
+    transfer.positions(spread)
     transfer.ends()
     transfer.rest()
     if say is not None:
@@ -145,8 +152,8 @@ class _Transfer:
             return "the blocks attend to it by a cross-attention that starts at zero"
         return "the blocks attend to it at once, before it has been learned"
 
-    def positions(self):
-        before, after = _grid(self.old), _grid(self.new)
+    def positions(self, spread):
+        before, after = grid(self.old.config), grid(self.new.config)
         width = self.old.config["hidden_size"]
         values = np.array(ops.convert_to_numpy(ops.cast(self.old.positions, "float32")))[0]
         computed = np.allclose(values, sincos_positions(*before, width), rtol=0, atol=4e-3)
@@ -154,6 +161,9 @@ class _Transfer:
             return
         if not computed:
             self._move("positions", lambda table: maps.table(table[0], before, after)[None])
+        elif not spread:
+            scale = [old / new for old, new in zip(before, after)]
+            self.new.positions.assign(sincos_positions(*after, width, scale)[None])
         self.done.add("positions")
         how = "computed" if computed else "interpolated"
         sides = " x ".join(map(str, after)), " x ".join(map(str, before))
@@ -268,12 +278,6 @@ def _with_outputs(values, before, after):
     missing = after.groups - parts.shape[-2]
     padding = [(0, 0)] * (parts.ndim - 2) + [(0, missing), (0, 0)]
     return np.pad(parts, padding).reshape(*lead, -1)
-
-
-def _grid(network):
-    """Rows and columns of its patches."""
-    patch = network.config["patch_size"]
-    return network.image_shape[0] // patch, network.image_shape[1] // patch
 
 
 def _classes_note(kept, names, by):
