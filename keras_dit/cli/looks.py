@@ -9,12 +9,13 @@ from keras_dit import guidance, images, solvers
 from keras_dit.cli import texts
 
 __all__ = ["FEW", "GUIDANCE", "STEPS", "columns", "guided", "labels_in_turn", "sampled",
-           "save_grid", "steps"]  # fmt: skip
+           "save_grid", "scale", "steps"]  # fmt: skip
 
 ROWS = 8  # of a grid
 # What `sample` does unless it is told otherwise, and what training's previews and the demo do.
 STEPS, SOLVER, GUIDANCE = 50, "ddim", 2.0
 FEW = 2  # steps of a network that knows how far they go
+TOLD = 3.0  # guidance of a network that is told texts: what was never said together needs more
 
 
 def columns(num_classes: int | None) -> int:
@@ -30,6 +31,11 @@ def labels_in_turn(num_classes: int | None, count: int) -> list[int] | None:
 def steps(network) -> int:
     """How many steps a run has if nobody says it."""
     return FEW if "span" in network.conditions else STEPS
+
+
+def scale(network) -> float:
+    """How much guidance a run has if nobody says it."""
+    return TOLD if texts.TEXT in network.told else GUIDANCE
 
 
 def guided(scale, network, **settings) -> guidance.Guidance:
@@ -70,7 +76,7 @@ def sampled(
         conditions={texts.TEXT: texts.in_turn(prompts, count)} if prompts else None,
         steps=steps(model.network),
         solver=solvers.named(SOLVER),
-        guidance=guided(GUIDANCE, model.network),
+        guidance=guided(scale(model.network), model.network),
         verbose=verbose,
     )
     return made, labels

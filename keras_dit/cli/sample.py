@@ -82,9 +82,10 @@ def add_how(group):
 def add_guidance(group):
     """The options of guidance."""
     add = group.add_argument
-    scale = "how much; 1: none (default: %(default)s)"
+    usual = f"{looks.GUIDANCE:g}, or {looks.TOLD:g} of a network that is told texts"
+    scale = f"how much; 1: none (default: {usual}; to evaluate 1)"
     number = {"type": options.finite, "metavar": "SCALE"}
-    add("--guidance", **number, default=looks.GUIDANCE, help=scale)
+    add("--guidance", **number, help=scale)
     interval = {"type": options.finite, "nargs": 2, "metavar": ("LOW", "HIGH")}
     add("--guidance-interval", **interval, help="between these times only, such as 0.2 0.8")
     share = {"type": options.finite, "metavar": "SHARE", "default": 0.0}
@@ -120,6 +121,8 @@ def run(arguments):
         if arguments.image_size is not None:
             found = models.sized(found, arguments.image_size)
         arguments.steps = arguments.steps or looks.steps(found.diffusion.network)
+        if arguments.guidance is None:
+            arguments.guidance = looks.scale(found.diffusion.network)
         request = _request(arguments, found)
         trajectory = sampler.Trajectory() if arguments.trajectory else None
         begun = time.perf_counter()
