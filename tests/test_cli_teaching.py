@@ -36,9 +36,10 @@ def run(folder, teacher, *options):
 
 def test_a_student_is_trained_and_goes_on(teacher, tmp_path):
     folder, moved = tmp_path / "student", tmp_path / "moved.keras"
-    assert run(folder, teacher, "--epochs", 1) == 0
+    assert run(folder, teacher, "--epochs", 1, "--teacher-tokens", "1:2") == 0
     objective = keras.saving.load_model(folder / "model.keras").objective
     assert (objective.teacher, objective.share) == (None, 0.7)
+    assert objective.hidden == keras_dit.objectives.TokenRelations(student=1, teacher=2)
     shutil.copy(teacher, moved)
     assert command("train", "--resume", "--run", folder, "--epochs", 2, "--teacher", moved) == 0
     arguments = json.loads((folder / "config.json").read_text())["arguments"]
@@ -51,6 +52,8 @@ def test_a_student_is_trained_and_goes_on(teacher, tmp_path):
     ("options", "says"),
     [
         (["--teacher-share", 0.5], "--teacher-share needs a --teacher"),
+        (["--teacher-tokens", "1:2"], "--teacher-tokens needs a --teacher"),
+        (["--teacher", "TEACHER", "--teacher-tokens", "1:3"], "at most the 2 of its network"),
         (["--teacher", "nowhere.keras"], "--teacher: no model at nowhere.keras"),
         (["--teacher", "TEACHER", "--method", "ddpm"], "needs the schedule of its teacher"),
         (["--teacher", "TEACHER", "--no-labels"], "told what its teacher is told"),

@@ -12,6 +12,7 @@ __all__ = [
     "Parser",
     "add_devices",
     "amount",
+    "blocks",
     "count",
     "finite",
     "natural",
@@ -125,6 +126,16 @@ def numbers(text: str) -> float | list[float]:
     """One number above 0, or several with commas."""
     found = [positive_number(part) for part in text.split(",")]
     return found if len(found) > 1 else found[0]
+
+
+def blocks(text: str) -> tuple[int, int]:
+    """Numbers of blocks of two networks, such as 2:4."""
+    try:
+        first, second = map(count, text.split(":"))
+    except (ValueError, argparse.ArgumentTypeError):
+        words = f"must be numbers of blocks of the two networks such as 2:4, not {text!r}"
+        raise argparse.ArgumentTypeError(words) from None
+    return first, second
 
 
 def size(text: str) -> int | tuple[int, int]:

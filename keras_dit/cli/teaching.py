@@ -6,7 +6,7 @@ import dataclasses
 from keras_dit import processes
 from keras_dit.cli import models, options
 from keras_dit.diffusion import Diffusion
-from keras_dit.objectives import Distillation
+from keras_dit.objectives import Distillation, TokenRelations
 from keras_dit.predictions import HalfUnused
 from keras_dit.processes import Process
 
@@ -22,6 +22,8 @@ def add_arguments(group) -> None:
     add("--teacher", metavar="MODEL", help="learn from its answers too, in its process")
     what = f"of the loss that is the distance from the teacher (default: {SHARE})"
     add("--teacher-share", type=options.whole_share, metavar="SHARE", help=what)
+    blocks = {"type": options.blocks, "metavar": "OWN:ITS"}
+    add("--teacher-tokens", **blocks, help="compare tokens too, after so many blocks: such as 2:4")
 
 
 def opened(settings: argparse.Namespace) -> Diffusion | None:
@@ -29,11 +31,12 @@ def opened(settings: argparse.Namespace) -> Diffusion | None:
 
     Raises:
         FileNotFoundError: if there is no such model, by the name of the option.
-        ValueError: if there is a share without a teacher, or a file that is no model.
+        ValueError: if there is a share or tokens without a teacher, or a file that is no model.
     """
     if settings.teacher is None:
-        if settings.teacher_share is not None:
-            raise ValueError("--teacher-share needs a --teacher")
+        for option in ("teacher_share", "teacher_tokens"):
+            if getattr(settings, option) is not None:
+                raise ValueError(f"{options.spelled(option)} needs a --teacher")
         return None
     try:
         return models.load(settings.teacher).diffusion
@@ -62,7 +65,10 @@ def begin(model: Diffusion, teacher: Diffusion | None, settings: argparse.Namesp
     """Make a new model the student of a teacher, if there is one."""
     if teacher is not None:
         share = SHARE if settings.teacher_share is None else settings.teacher_share
-        model.objective = Distillation(teacher, alone(model.process).objective, share)
+        tokens = settings.teacher_tokens
+        hidden = None if tokens is None else TokenRelations(*tokens)
+        data = alone(model.process).objective
+        model.objective = Distillation(teacher, data, share, hidden=hidden)
 
 
 def go_on(model: Diffusion, settings: argparse.Namespace) -> None:
