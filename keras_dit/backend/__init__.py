@@ -23,6 +23,7 @@ from keras_dit.backend.devices import (
     synchronize,
 )
 from keras_dit.backend.exporting import EXPORT_FORMAT, check_export, open_batch
+from keras_dit.backend.keeping import cache_folder, keep_compiled
 from keras_dit.backend.keras_layers import (
     call_layer,
     dropping_weights,
@@ -98,6 +99,7 @@ __all__ = [
     "attention",
     "barrier",
     "branch",
+    "cache_folder",
     "call_layer",
     "can_decide",
     "check_export",
@@ -123,6 +125,7 @@ __all__ = [
     "is_out_of_memory",
     "jit_compile_convolutions",
     "jit_compile_training",
+    "keep_compiled",
     "keras_step",
     "laid_out",
     "launched",

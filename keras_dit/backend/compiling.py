@@ -1,8 +1,6 @@
 """How a function is compiled."""
 
 import functools
-import os
-import pathlib
 from collections.abc import Callable
 
 from keras_dit.backend.partition import combine, partition, signature, tensors
@@ -14,20 +12,6 @@ elif BACKEND == "torch":
     import torch
 else:
     import tensorflow as tf
-
-
-def _keep_compiled(folder):
-    """Let what one process compiles serve the next ones; torch.compile does so by itself."""
-    folder = pathlib.Path(folder).absolute()
-    if BACKEND == "jax":
-        jax.config.update("jax_compilation_cache_dir", str(folder / "jax"))
-    elif BACKEND == "tensorflow":  # which reads this when it first compiles
-        directory = f"--tf_xla_persistent_cache_directory={folder / 'tensorflow'}"
-        os.environ["TF_XLA_FLAGS"] = f"{os.environ.get('TF_XLA_FLAGS', '')} {directory}"
-
-
-if os.environ.get("KERAS_DIT_CACHE"):
-    _keep_compiled(os.environ["KERAS_DIT_CACHE"])
 
 
 PROGRAMS = 32  # of a function, at most: beyond, the one that was not used for longest goes

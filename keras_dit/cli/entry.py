@@ -92,6 +92,7 @@ def main(argv: list[str] | None = None) -> int:
                 else:
                     stack.enter_context(backend.on_devices(devices))
                 backend.device_name()
+                backend.keep_compiled()
             leads = backend.leads()
             stack.enter_context(_one_voice())
             stack.enter_context(command.plain_warnings())

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_dit import files
+from keras_dit import backend, files
 from keras_dit.progress import Bar
 
 __all__ = ["cache_folder", "fetched", "read_arrays", "sha256_of", "write_arrays"]
@@ -25,9 +25,7 @@ _CHUNK = 2**20
 
 def cache_folder() -> pathlib.Path:
     """The folder of what is used again; it may not exist yet."""
-    chosen = os.environ.get("KERAS_DIT_CACHE")
-    usual = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-    return (pathlib.Path(chosen) if chosen else usual / "keras_dit") / "evaluation"
+    return backend.cache_folder() / "evaluation"
 
 
 def sha256_of(path: str | os.PathLike) -> str:
