@@ -100,6 +100,7 @@ def main(devices, folder, other=None):
             keep("resumed", *trained([batches], accumulate, callbacks=[kept]))
         sgd = keras.optimizers.SGD(1e-2)
         keep("half", *trained(arrays, dtype=half, optimizer=sgd))
+        others(folder, labels, keep, found)
         if devices > 1 and BACKEND == "jax":
             with sharded(devices):
                 model, history = trained([batches], accumulate)
@@ -111,6 +112,51 @@ def main(devices, folder, other=None):
             found["undecided"] = np.array(undecided(model))
     if backend.leads():
         np.savez(folder / "found.npz", **found)
+
+
+def others(folder, labels, keep, found):
+    """Train on latents that were cached, then on whole batches of a data set without parts."""
+    import keras
+
+    import keras_dit
+    from keras_dit import backend, codecs, datasets
+
+    keras.utils.set_random_seed(1)
+    small = {"groups": 2, "quant_conv": False, "mid_attention": False}
+    codec = codecs.Autoencoder(codecs.AutoencoderKL(1, 2, (4,), 1, **small))
+    posteriors = np.random.default_rng(0).normal(size=(24, 2, 4, 4, 4)).astype("float16")
+    if backend.leads():
+        made = {"identity": codec.identity}
+        sizes = {"count": 24, "shape": (4, 4, 4), "image_shape": (4, 4, 1), "shard": 16}
+        kept = {"dtype": "float16", "flips": True, "class_names": tuple("abc")}
+        facts = datasets.LatentFacts(**sizes, **kept, autoencoder=made)
+        with datasets.LatentWriter(folder / "latents", facts, labels) as writer:
+            writer.append(posteriors)
+    backend.barrier()
+
+    class Whole(keras.utils.PyDataset):
+        def __init__(self, seed=0):
+            super().__init__()
+            self.order = np.random.default_rng(seed).permutation(24)
+
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            chosen = self.order[index * 8 : (index + 1) * 8]
+            return posteriors[chosen, 0], labels[chosen]
+
+    network = keras_dit.DiTModel((4, 4, 2), 2, 8, 1, 2, num_classes=3, condition_dropout=0.5)
+    model = keras_dit.Diffusion(network, codec=codec, ema=0.9)
+    model.compile(keras.optimizers.SGD(0.1), jit_compile=BACKEND == "jax")
+    latents = datasets.cached_latents(folder / "latents", 8, flip=True)
+    for name, data in (("latents", latents), ("whole", Whole())):
+        keep(name, model, model.fit(data, verbose=0).history)
+    if backend.processes()[1] > 1:
+        batches = (latents.batch(0, index) for index in range(3))
+        found["unshared"] = np.array(said(lambda: model.fit(batches, verbose=0)))
+        differing = Whole(seed=backend.processes()[0])
+        found["differing"] = np.array(said(lambda: model.fit(differing, verbose=0)))
 
 
 def sharded(devices):

@@ -57,6 +57,21 @@ def test_two_devices_log_what_one_does(found, kind):
         np.testing.assert_allclose(two[name], one[name], rtol=tolerance, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["latents", "whole"])
+def test_latents_and_whole_batches_of_a_data_set_are_shared_out(found, kind):
+    """What was cached is read by parts; of a PyDataset without parts each process keeps its own."""
+    one, two = found
+    for what in ("weights", "average", "loss"):
+        np.testing.assert_allclose(two[f"{kind}/{what}"], one[f"{kind}/{what}"], atol=1e-6)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="where each process reads")
+def test_processes_that_do_not_share_what_they_read_are_refused(found):
+    """A generator that gives all of them the whole batch, and a PyDataset in several orders."""
+    assert "2 processes has read the same batch" in str(found[1]["unshared"])
+    assert "read different batches of a PyDataset" in str(found[1]["differing"])
+
+
 @pytest.mark.skipif(BACKEND != "jax", reason="Keras shards weights on JAX")
 def test_weights_that_are_cut_over_the_devices_take_the_same_steps(found):
     one, two = found

@@ -7,7 +7,7 @@ Values that are no numbers, such as texts, are read by their conditions on the h
 
 import copy
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -17,11 +17,19 @@ from keras import tree
 from keras_dit import backend
 from keras_dit.datasets import LatentFiles
 from keras_dit.training import checks
+from keras_dit.training.checkpoints.positions import Changed
 
 __all__ = ["plain_batch", "read_batch", "taken"]
 
 
-def taken(x: Any, y: Any, sample_weight: Any, network: Any, codec: Any) -> tuple[Any, Any, Any]:
+def taken(
+    x: Any,
+    y: Any,
+    sample_weight: Any,
+    network: Any,
+    codec: Any,
+    look: Callable[[Any], Any] | None = None,
+) -> tuple[Any, Any, Any]:
     """x, y and sample_weight as Keras takes them.
 
     Args:
@@ -30,6 +38,7 @@ def taken(x: Any, y: Any, sample_weight: Any, network: Any, codec: Any) -> tuple
         y: the values of the network's conditions; None with a data set.
         sample_weight: numbers (N,) by which each sample's loss is multiplied, or None.
         network, codec: those of the `Diffusion`.
+        look: given the images of the first batch of a data set, which may be read only once.
 
     Raises:
         ValueError: for what does not fit. Arrays are checked whole, of a data set the first batch.
@@ -51,6 +60,8 @@ def taken(x: Any, y: Any, sample_weight: Any, network: Any, codec: Any) -> tuple
     if first is None:
         raise ValueError("the data set is empty")
     _check(*plain_batch(first), network, codec)
+    if look is not None:
+        look(plain_batch(first)[0])
     return (x if _is_plain(first) else _mapped(x, first, network)), None, None
 
 
@@ -193,7 +204,7 @@ def _mapped(x, first, network):
     """The data set with batches that Keras reads as they are meant."""
     if isinstance(x, keras.utils.PyDataset):
         known = hasattr(x, "batch") and hasattr(x, "images")
-        return (_MappedImages if known else _Mapped)(x, network)
+        return (_MappedImages if known else Changed)(x, functools.partial(_ready, network=network))
     if hasattr(x, "map") and hasattr(x, "element_spec"):  # a tf.data.Dataset, which has no lists
         x = x.map(_filled) if len(first) == 3 else x
         if not _to_be_read(first[1]):
@@ -216,26 +227,7 @@ def _read_arrays(network, batch):
     return images, read(values, network, len(images)), *rest
 
 
-class _Mapped(keras.utils.PyDataset):
-    def __init__(self, data: keras.utils.PyDataset, network: Any):
-        super().__init__(data.workers, data.use_multiprocessing, data.max_queue_size)
-        self.data, self.network = data, network
-
-    @property
-    def num_batches(self):
-        return self.data.num_batches
-
-    def __getitem__(self, index):
-        return _ready(self.data[index], self.network)
-
-    def on_epoch_begin(self):
-        self.data.on_epoch_begin()
-
-    def on_epoch_end(self):
-        self.data.on_epoch_end()
-
-
-class _MappedImages(_Mapped):
+class _MappedImages(Changed):
     """Batches that can be had from any place on, and what else is known of their images."""
 
     def __len__(self):
@@ -247,4 +239,4 @@ class _MappedImages(_Mapped):
         return getattr(self.data, name)
 
     def batch(self, *place):
-        return _ready(self.data.batch(*place), self.network)
+        return self.change(self.data.batch(*place))

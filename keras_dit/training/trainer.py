@@ -142,8 +142,7 @@ class Trainer(keras.Model):
             FloatingPointError: if many steps in a row had to be skipped.
         """
         sample_weight = kwargs.pop("sample_weight", None)
-        x, y, sample_weight = data.taken(x, y, sample_weight, self.network, self.codec)
-        shares.check(self, x, batch_size)
+        x, y, sample_weight = self._taken(x, y, sample_weight, batch_size)
         validation = kwargs.pop("validation_data", None)
         if validation is not None:
             size = kwargs.get("validation_batch_size") or batch_size
@@ -165,11 +164,17 @@ class Trainer(keras.Model):
         with self._average_follows():
             return train(x, y, sample_weight=sample_weight, callbacks=callbacks, **kwargs)
 
+    def _taken(self, x, y, sample_weight, batch_size):
+        """x, y and sample_weight as Keras takes them, if the devices can share them."""
+        first: list = []
+        taken = data.taken(x, y, sample_weight, self.network, self.codec, first.append)
+        shares.check(self, taken[0], batch_size, *first)
+        return taken
+
     def _validation(self, given, batch_size):
         """validation_data as Keras takes it."""
         parts = given if isinstance(given, (tuple, list)) else (given,)
-        taken = data.taken(*(*parts, None, None)[:3], self.network, self.codec)
-        shares.check(self, taken[0], batch_size)
+        taken = self._taken(*(*parts, None, None)[:3], batch_size)
         x, *rest = shares.still(*taken, batch_size)
         return (x, *rest) if isinstance(given, (tuple, list)) else x
 
@@ -236,8 +241,7 @@ class Trainer(keras.Model):
             ValueError: for images or labels that do not fit the network.
         """
         if not kwargs.get("_use_cached_eval_dataset"):  # as from within fit, which checked it
-            x, y, sample_weight = data.taken(x, y, sample_weight, self.network, self.codec)
-            shares.check(self, x, batch_size)
+            x, y, sample_weight = self._taken(x, y, sample_weight, batch_size)
             x, y, sample_weight = shares.still(x, y, sample_weight, batch_size)
             self._settle_average()
         fresh = keras.random.SeedGenerator(seed=0)

@@ -2,10 +2,12 @@
 
 import math
 import random
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
+from keras import ops, tree
 
 from keras_dit import backend, draws
 from keras_dit.datasets.parts import part_of
@@ -70,6 +72,38 @@ class EpochView(keras.utils.PyDataset):
         return self.data.batch(*place, self.part)
 
 
+class Changed(keras.utils.PyDataset):
+    """A data set whose batches are changed on their way.
+
+    Args:
+        data: to read.
+        change: batch -> batch.
+    """
+
+    def __init__(self, data: keras.utils.PyDataset, change: Callable[[Any], Any]):
+        super().__init__(data.workers, data.use_multiprocessing, data.max_queue_size)
+        self.data, self.change = data, change
+
+    @property
+    def num_batches(self):
+        return self.data.num_batches
+
+    def __getitem__(self, index):
+        return self.change(self.data[index])
+
+    def on_epoch_begin(self):
+        self.data.on_epoch_begin()
+
+    def on_epoch_end(self):
+        self.data.on_epoch_end()
+
+
+def _own_part(batch):
+    """Of a batch what this process is to see."""
+    part = backend.processes()
+    return tree.map_structure(lambda rows: None if rows is None else part_of(rows, part), batch)
+
+
 def placed(x, y, sample_weight, arguments: dict, seed: int | None = None):
     """Data that knows its places, as an `EpochView`; other data as it is.
 
@@ -79,7 +113,8 @@ def placed(x, y, sample_weight, arguments: dict, seed: int | None = None):
         seed: of the order of arrays; None: a random one.
 
     Raises:
-        ValueError: if `validation_split` leaves no images on one side.
+        ValueError: if `validation_split` leaves no images on one side, or each of several
+            processes would shuffle batches by itself.
     """
     batch_size, shuffle = arguments.pop("batch_size", None), arguments.pop("shuffle", True)
     if hasattr(x, "shape"):
@@ -90,9 +125,21 @@ def placed(x, y, sample_weight, arguments: dict, seed: int | None = None):
         x = ArrayBatches(arrays, batch_size, shuffle, seed)
     if not hasattr(x, "batch") or not hasattr(x, "images"):  # a tf.data.Dataset has another `batch`
         arguments["shuffle"] = shuffle
-        return x
+        return _parts(x, shuffle)
     arguments["shuffle"] = False  # its order is its own
     return EpochView(x, arguments.pop("steps_per_epoch", None))
+
+
+def _parts(x, shuffle):
+    """What this process reads of a data set that knows no parts."""
+    if backend.processes()[1] == 1 or not isinstance(x, keras.utils.PyDataset):
+        return x
+    if shuffle:
+        raise ValueError(
+            "shuffle=True orders the batches of a PyDataset in each process by itself: leave it "
+            "out, and shuffle in the data set, by a seed that all processes share"
+        )
+    return Changed(x, _own_part)
 
 
 def _split(arrays, share):
