@@ -133,6 +133,7 @@ class _Batch:
             self.memory = Memory.empty()
             self.cache = dataclasses.replace(run.cache, report=None)  # no part of a step
         self.place = itertools.count()
+        self.moved: dict = {}  # to the device: numbers of the guidance, by their bytes
 
     def make(self, rates):
         """The samples, numpy (B, ...)."""
@@ -152,11 +153,23 @@ class _Batch:
         guidance = run.guidance.simplified(times, self.samples, run.count)
         if self.cache is not None:
             self._fit_memory(guidance)
+        guidance = self._on_device(guidance)
         setting = run.denoiser, guidance, run.solver, self.cache, self.memory, self.condition
         *result, self.memory = self.step(*setting, x, here, there, state, noise)
         self.estimate = result[2]
         self.bar.update(looks)
         return result
+
+    def _on_device(self, guidance):
+        """The guidance with its numbers where they stay: else each step would move them again."""
+        form, numbers = backend.partition(guidance)
+        for i, number in enumerate(numbers):
+            if isinstance(number, (np.ndarray, np.generic)):
+                key = number.dtype, number.shape, number.tobytes()
+                if key not in self.moved:
+                    self.moved[key] = ops.convert_to_tensor(number)
+                numbers[i] = self.moved[key]
+        return backend.combine(form, numbers)
 
     def _fit_memory(self, guidance):
         """Give it the shape of this step's tokens, so that all steps are of one program."""

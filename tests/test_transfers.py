@@ -1,0 +1,204 @@
+"""A step moves nothing between host and device by itself, but for what is listed here.
+
+What is moved is waited for. The tests run on a CPU, where the two share their memory: JAX guards
+the way to the device there too, torch shows what the host asks of a tensor, and TensorFlow's graph
+what would run in Python.
+"""
+
+import collections
+import contextlib
+import itertools
+import traceback
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_dit
+from keras_dit import guidance, solvers
+from keras_dit.backend import BACKEND, compiling
+from keras_dit.sampling import generation
+
+if BACKEND == "jax":
+    import jax
+elif BACKEND == "torch":
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+else:
+    import tensorflow as tf
+
+
+@pytest.fixture(scope="module")
+def diffusion():
+    """It has been trained for a step, so that its programs and its optimizer are there."""
+    keras.utils.set_random_seed(0)
+    model = keras_dit.Diffusion(keras_dit.DiTModel((4, 4, 1), 2, 8, 1, 2, num_classes=3))
+    model.compile(keras.optimizers.AdamW(1e-3))
+    model.fit(*map(ops.convert_to_numpy, batch()), batch_size=4, verbose=0)
+    return model
+
+
+def batch():
+    """Images and labels that are on the device."""
+    images = np.random.default_rng(0).uniform(-1, 1, (4, 4, 4, 1))
+    return ops.convert_to_tensor(images, "float32"), ops.convert_to_tensor([0, 1, 2, 0], "int32")
+
+
+@contextlib.contextmanager
+def watched_steps(monkeypatch, watch):
+    """Each step of `generate` is made inside `watch()`; gives the steps that were made."""
+    advance, steps = generation._Batch.advance, []
+
+    def within(self, *arguments):
+        steps.append(self)
+        with watch():
+            return advance(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(generation._Batch, "advance", within)
+        yield steps
+
+
+def sampled(diffusion, **how):
+    return diffusion.generate(labels=[0, 1], steps=4, **how)
+
+
+HOW = {"ddim": {}, "ddpm": {"solver": solvers.DDPM()}, "heun": {"solver": solvers.Heun()}}
+GUIDED = {"guidance": guidance.ClassifierFree(2.0)}
+
+# JAX
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="a guard of JAX")
+def test_the_guard_sees_what_comes_from_the_host():
+    (x, _), host = batch(), np.ones(3, "float32")
+    for moves in (lambda: x * 2.0, lambda: jax.jit(ops.tanh)(host), lambda: x[0]):
+        with jax.transfer_guard("disallow"), pytest.raises(Exception, match="Disallowed host-to-"):
+            moves()
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="a guard of JAX")
+def test_a_step_of_training_takes_nothing_from_the_host(diffusion):
+    kinds = ("trainable", "non_trainable", "optimizer", "metrics")
+    state = diffusion._get_jax_state(**{f"{kind}_variables": True for kind in kinds})
+    state, data = jax.tree.map(lambda x: x.copy(), state), batch()  # the step takes it for its own
+    with jax.transfer_guard("disallow"):
+        logs, _ = diffusion.train_function(state, iter([data]))
+    assert np.isfinite(float(logs["loss"]))
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="a guard of JAX")
+@pytest.mark.parametrize("how", [*HOW, "guided"])
+def test_a_step_of_sampling_takes_nothing_from_the_host(diffusion, monkeypatch, how):
+    """But for the scale of a guidance, which the first step of a batch takes."""
+    how = {**HOW, "guided": GUIDED}[how]
+    sampled(diffusion, **how)
+    before = ["allow"] if how is GUIDED else []
+    levels = itertools.chain(before, itertools.repeat("disallow"))
+    with watched_steps(monkeypatch, lambda: jax.transfer_guard(next(levels))) as steps:
+        sampled(diffusion, **how)
+    assert len(steps) == 4
+
+
+# torch
+
+
+def reads():
+    """A mode of torch that counts by file where the host asks for the number in a tensor."""
+
+    class Reads(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.seen = collections.Counter()
+
+        def __torch_dispatch__(self, operation, types, arguments=(), kwargs=None):
+            results = operation(*arguments, **(kwargs or {}))
+            devices = {x.device for x in [*arguments, results] if isinstance(x, torch.Tensor)}
+            asked = operation.overloadpacket is torch.ops.aten._local_scalar_dense
+            if asked or len(devices) > 1:
+                self.seen[_caller()] += 1
+            return results
+
+    return Reads()
+
+
+def _caller():
+    """The innermost of the functions that belong to Keras or to this library."""
+    ours = [f for f in traceback.extract_stack() if "/keras" in f.filename]
+    return next(f.name for f in reversed(ours) if "tests" not in f.filename)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="a mode of torch")
+def test_the_mode_sees_what_the_host_asks_for():
+    with reads() as mode:
+        ops.convert_to_numpy(ops.sum(batch()[0]))
+        assert not mode.seen  # an array of the same memory
+        keras_dit.backend.branch(ops.ones(()) > 0, lambda: None, [])
+    assert mode.seen == {"branch": 1}
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="a mode of torch")
+def test_what_a_step_of_training_asks_for(diffusion):
+    """Each draw of Keras its seed; whether the step counts; of Adam in one pass, on a CPU alone,
+    its step and its rate."""
+    with reads() as mode:
+        diffusion.train_step(batch())
+    assert dict(mode.seen) == {
+        "torch_seed_generator": 3,  # times, noise, dropped labels
+        "branch": 1,
+        "_fused_adam_step": 1,
+        "__float__": 1,
+    }
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="a mode of torch")
+@pytest.mark.parametrize("how", [*HOW, "guided"])
+def test_a_step_of_sampling_asks_for_nothing(diffusion, monkeypatch, how):
+    mode = reads()
+    with watched_steps(monkeypatch, lambda: mode) as steps:
+        for _ in range(2):  # plain, then recorded
+            sampled(diffusion, **{**HOW, "guided": GUIDED}[how])
+    assert len(steps) == 8
+    assert not mode.seen
+
+
+# TensorFlow
+
+ON_THE_HOST = ("PyFunc", "EagerPyFunc", "PyFuncStateless", "NumpyFunction", "PrintV2", "Copy")
+
+
+def operations(function):
+    """The kinds of the operations of a concrete function and of all that it calls."""
+    graph = function.graph.as_graph_def()
+    inner = [node.op for each in graph.library.function for node in each.node_def]
+    return {node.op for node in graph.node} | set(inner)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="a graph of TensorFlow")
+def test_the_graph_tells_what_runs_in_python():
+    function = tf.function(lambda x: tf.numpy_function(np.sin, [x], "float32"))
+    assert operations(function.get_concrete_function(tf.ones(3))) & set(ON_THE_HOST)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="a graph of TensorFlow")
+def test_a_step_of_training_runs_nothing_in_python(diffusion):
+    step = tf.function(diffusion.train_step).get_concrete_function(batch())
+    found = operations(step)
+    assert "MatMul" in found
+    assert not found & set(ON_THE_HOST)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="a graph of TensorFlow")
+def test_a_step_of_sampling_runs_nothing_in_python(diffusion, monkeypatch):
+    made, compiled = [], compiling._compiled
+
+    def noted(*arguments):
+        made.append(compiled(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(compiling, "_compiled", noted)
+    sampled(diffusion, **GUIDED, solver=solvers.DDPM())
+    found = [operations(f) for each in made for f in each._list_all_concrete_functions()]
+    assert len(found) == 2  # of a step, and of the last one
+    assert not set().union(*found) & set(ON_THE_HOST)
