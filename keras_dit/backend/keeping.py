@@ -44,9 +44,10 @@ def keep_compiled() -> None:
 
     Nothing is done where another cache of JAX is chosen, KERAS_DIT_CACHE is "off" or empty, the
     folder cannot be written to, or it is not known to be safe: on systems other than Linux (what
-    was kept has crashed JAX on macOS), and on processors whose programs JAX does not take back.
+    was kept has crashed JAX on macOS), on processors whose programs JAX does not take back, and
+    in processes that train together.
     """
-    if BACKEND != "jax":
+    if BACKEND != "jax" or jax.process_count() > 1:
         return
     chosen = "KERAS_DIT_CACHE" in os.environ or jax.config.jax_compilation_cache_dir is not None
     if chosen or sys.platform != "linux" or _refused():
