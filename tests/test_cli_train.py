@@ -15,6 +15,7 @@ from keras import ops
 from PIL import Image
 
 import keras_dit
+from keras_dit.backend import BACKEND
 from keras_dit.cli import main, models, plan, progress, recipe
 
 TINY = ["--hidden-size", 8, "--depth", 1, "--num-heads", 2, "--patch-size", 4]
@@ -400,3 +401,12 @@ def test_the_names_of_the_classes_are_kept_by_an_export(photo_run, tmp_path, cap
     shown = capsys.readouterr().out
     assert "3: blue, grey, red" in shown
     assert "epoch" in shown
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="whose processes torchrun starts")
+def test_one_of_several_processes_that_would_not_meet_is_refused(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("KERAS_DISTRIBUTION_NUM_PROCESSES", "2")
+    monkeypatch.setenv("TF_CONFIG", '{"cluster": {"worker": ["a:1", "b:1"]}}')
+    assert command("train", "--data", "digits", "--run", tmp_path / "run") == 2
+    assert "2 processes: unset it for a training on this host" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -45,7 +45,7 @@ from keras_dit.backend.kernels import (
     product,
     rms_norm,
 )
-from keras_dit.backend.launching import launched, on_devices
+from keras_dit.backend.launching import check_alone, launched, on_devices
 from keras_dit.backend.live import LiveValues
 from keras_dit.backend.partition import combine, partition
 from keras_dit.backend.parts import in_parts
@@ -102,6 +102,7 @@ __all__ = [
     "cache_folder",
     "call_layer",
     "can_decide",
+    "check_alone",
     "check_export",
     "combine",
     "compile_inference",

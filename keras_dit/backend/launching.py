@@ -5,6 +5,7 @@ launcher starts and ends together.
 """
 
 import contextlib
+import json
 import logging
 import os
 import sys
@@ -23,7 +24,7 @@ elif BACKEND == "torch":
 else:
     import tensorflow as tf
 
-__all__ = ["launched", "on_devices"]
+__all__ = ["check_alone", "launched", "on_devices"]
 
 
 def launched(devices: int, module: str, arguments: Sequence[str]) -> int | None:
@@ -81,6 +82,28 @@ def on_devices(devices: int) -> Iterator[None]:
         elif BACKEND == "tensorflow" and devices > 1:
             stack.enter_context(_devices_of_tensorflow(devices))
         yield
+
+
+def check_alone() -> None:
+    """Raise ValueError in one of several processes of JAX or TensorFlow.
+
+    The command does not bring those together: each would train for itself, into the same folder.
+    """
+    if BACKEND == "jax":
+        name = "KERAS_DISTRIBUTION_NUM_PROCESSES"
+        several = int(os.environ.get(name) or 1)
+    elif BACKEND == "tensorflow":
+        name = "TF_CONFIG"
+        tasks = json.loads(os.environ.get(name) or "{}").get("cluster", {})
+        several = sum(map(len, tasks.values()))
+    else:
+        return
+    if several > 1:
+        raise ValueError(
+            f"the command trains on several hosts with torch alone, by torchrun, and {name} tells "
+            f"of {several} processes: unset it for a training on this host, or start one on "
+            "several hosts of JAX from Python (docs/devices.md)"
+        )
 
 
 @contextlib.contextmanager

@@ -197,6 +197,7 @@ def _add_folder(group, count):
 
 
 def run(arguments):
+    backend.check_alone()
     backend.reuse_freed_memory()
     with common.claimed(arguments.folder) as folder:
         given = {n: v for n, v in vars(arguments).items() if n not in NOT_SETTINGS}
