@@ -39,7 +39,7 @@ SCALES = (1.0, 1.15, 1.3, 1.5, 2.0)
 COLUMNS = ("way", "seed", "seconds", "training steps", "evaluations", "guidance",
            "label agreement", "Frechet distance")  # fmt: skip
 SIZE = {"hidden_size": 64, "depth": 3, "num_heads": 4}
-PATCHES = {"digits": 2, "fashion-mnist": 4}
+PATCHES = {"digits": 2, "fashion-mnist": 7}
 
 
 class Until(keras.callbacks.Callback):
