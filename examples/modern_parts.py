@@ -55,18 +55,27 @@ class Until(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
-def train(way, seed, seconds):
+def load(name, seed=0):
+    """Batches to train on, and (images, labels) that are held back."""
+    if name == "digits":
+        learned, held = keras_dit.datasets.split(*keras_dit.datasets.load_digits(), fraction=0.9)
+        return keras_dit.datasets.ImageBatches(*learned, batch_size=64, seed=seed), held
+    held = keras_dit.datasets.load_fashion_mnist(split="test")
+    batches = keras_dit.datasets.load(name, batch_size=64, seed=seed)
+    return batches, [part[:2000] for part in held]
+
+
+def train(way, seed, seconds, batches):
     """A model that was trained for so long, and how many steps that were."""
     keras.utils.set_random_seed(seed)
     patch_size, process, parts = WAYS[way]
     network = keras_dit.DiTModel(
-        (28, 28, 1), patch_size, hidden_size=64, depth=3, num_heads=HEADS, num_classes=10, **parts
+        batches.input_shape, patch_size, 64, depth=3, num_heads=HEADS, num_classes=10, **parts
     )
     model = keras_dit.Diffusion(network, process=process, ema=0.995)
     rise = keras.optimizers.schedules.PolynomialDecay(0.0, 100, end_learning_rate=1e-3)
     model.compile(keras.optimizers.AdamW(rise, beta_2=0.95, weight_decay=0.0))
     until = Until(seconds)
-    batches = keras_dit.datasets.load("fashion-mnist", batch_size=64, seed=seed)
     model.fit(batches, epochs=1000, verbose=0, callbacks=[until])
     return model, until.steps
 
@@ -79,12 +88,13 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--count", type=int, default=2000, help="images to score")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    data = {"choices": ("fashion-mnist", "digits"), "default": "fashion-mnist"}
+    parser.add_argument("--data", **data, help="digits: quicker, in patches of 4 only")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     file = arguments.out / "modern_parts.csv"
     rows = list(csv.DictReader(file.open())) if file.exists() else []
-    data = keras_dit.datasets.load("fashion-mnist")
-    held = [part[:2000] for part in keras_dit.datasets.load_fashion_mnist(split="test")]
+    data, held = load(arguments.data)
     features = evaluation.open_features("classifier", data, verbose=True)
     reference = evaluation.reference(data, features)
     plan = evaluation.Plan(
@@ -94,7 +104,7 @@ def main():
         for way in arguments.ways:
             if any((row["way"], row["seed"]) == (way, str(seed)) for row in rows):
                 continue
-            model, steps = train(way, seed, arguments.seconds)
+            model, steps = train(way, seed, arguments.seconds, load(arguments.data, seed)[0])
             loss = model.evaluate(*held, batch_size=200, verbose=0)
             report = evaluation.evaluate(model, reference, features, plan)
             distance = report["Frechet distance of classifier features"]

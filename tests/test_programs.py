@@ -115,6 +115,10 @@ EXAMPLES = {
         ("--base-steps", "1", "--steps", "1", "--seeds", "1", "--count", "8"),
         ("six-digits further 1 0 ", "six-digits anew 1 0 "),
     ),
+    "modern_parts": (
+        ("--data=digits", "--seconds=0", "--seeds=0", "--count=20", "--ways=modern, patch 4"),
+        ("modern, patch 4 | 1 seeds | training steps 21 ",),
+    ),
     "own_parts": ((), ("the same from .npz: True", "the same images after loading: True")),
     "quality": (
         ("digits.keras", "--count", "20", "--only", "guidance"),
