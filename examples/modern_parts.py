@@ -37,6 +37,10 @@ WAYS = {  # name: size of a patch, process, parts
     "DiT, patch 7": (7, FLOW, {}),
     "JiT, patch 7": (7, JIT, SMALL_JIT),
 }
+DISTANCES = {
+    "classifier": "Frechet distance of classifier features",
+    "pixels": "Frechet distance of pixels",
+}
 COLUMNS = ("way", "seed", "seconds", "training steps", "parameters", "loss", "Frechet distance")
 
 
@@ -90,12 +94,13 @@ def main():
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     data = {"choices": ("fashion-mnist", "digits"), "default": "fashion-mnist"}
     parser.add_argument("--data", **data, help="digits: quicker, in patches of 4 only")
+    parser.add_argument("--features", choices=DISTANCES, default="classifier")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     file = arguments.out / "modern_parts.csv"
     rows = list(csv.DictReader(file.open())) if file.exists() else []
     data, held = load(arguments.data)
-    features = evaluation.open_features("classifier", data, verbose=True)
+    features = evaluation.open_features(arguments.features, data, verbose=True)
     reference = evaluation.reference(data, features)
     plan = evaluation.Plan(
         num_images=arguments.count, batch_size=200, steps=20, solver=solvers.DPMSolverPP2M()
@@ -107,7 +112,7 @@ def main():
             model, steps = train(way, seed, arguments.seconds, load(arguments.data, seed)[0])
             loss = model.evaluate(*held, batch_size=200, verbose=0)
             report = evaluation.evaluate(model, reference, features, plan)
-            distance = report["Frechet distance of classifier features"]
+            distance = report[DISTANCES[arguments.features]]
             count = model.network.count_params()
             values = (way, seed, arguments.seconds, steps, count, float(loss), float(distance))
             rows.append(dict(zip(COLUMNS, map(str, values))))

@@ -102,6 +102,7 @@ def test_the_commands_of_a_page_exist(page):
 
 
 # An example's arguments, and what its output has to hold.
+QUICK = ("--seconds=0", "--seeds=0", "--count=20")
 EXAMPLES = {
     "dit_demo": (
         (),
@@ -116,7 +117,7 @@ EXAMPLES = {
         ("six-digits further 1 0 ", "six-digits anew 1 0 "),
     ),
     "modern_parts": (
-        ("--data=digits", "--seconds=0", "--seeds=0", "--count=20", "--ways=modern, patch 4"),
+        (*QUICK, "--data=digits", "--features=pixels", "--ways=modern, patch 4"),
         ("modern, patch 4 | 1 seeds | training steps 21 ",),
     ),
     "own_parts": ((), ("the same from .npz: True", "the same images after loading: True")),
@@ -125,18 +126,7 @@ EXAMPLES = {
         ("guidance  1.25 ",),
     ),
     "one_step": (
-        (
-            "--seconds",
-            "0",
-            "--seeds",
-            "0",
-            "--ways",
-            "meanflow",
-            "--scales",
-            "1.5",
-            "--count",
-            "20",
-        ),
+        (*QUICK, "--ways=meanflow", "--scales=1.5"),
         ("meanflow 0 0", " 50 1.5 "),
     ),
     "solver_quality": (
