@@ -1,6 +1,7 @@
 """`train --from MODEL`: a run that starts from weights instead of a new network."""
 
 import argparse
+import dataclasses
 from typing import Any, NamedTuple
 
 import keras
@@ -11,6 +12,7 @@ from keras_dit.cli.options import spelled
 from keras_dit.codecs import Autoencoder, Codec, Latents, Pixels
 from keras_dit.diffusion import Diffusion
 from keras_dit.networks.resizing.configuring import changed
+from keras_dit.objectives import BackwardDifference, MeanFlow
 
 __all__ = ["Start", "model", "opened"]
 
@@ -142,6 +144,17 @@ def _of_process(method, old):
     return [f"process: {method}, was {was}; what the output means is learned anew"]
 
 
+def _settled(method, network):
+    """The objective of a method, so that a network which was not trained by it bears it.
+
+    What a flow network knows of time has large derivatives: learning from them it can forget all.
+    """
+    objective = processes.named(method).objective
+    if isinstance(objective, MeanFlow) and not set(objective.settings) <= set(network.conditions):
+        return dataclasses.replace(objective, slope=BackwardDifference())
+    return objective
+
+
 def model(start: Start, settings: argparse.Namespace, method: str | None) -> Diffusion:
     """A new model with the weights that the old one samples with; its average starts from them.
 
@@ -162,7 +175,7 @@ def model(start: Start, settings: argparse.Namespace, method: str | None) -> Dif
     )
     process = teaching.alone(start.diffusion.process)
     if method is not None and processes.named(method).objective.settings:
-        network, process = adapt.extend(network, process, processes.named(method).objective)
+        network, process = adapt.extend(network, process, _settled(method, network))
     elif method is not None:
         process = recipe.process(method, network, process)
     known = start.class_names[0] if network.num_classes == weights.num_classes else None
