@@ -350,3 +350,26 @@ def test_averages_move_by_the_rate():
     backend.move_averages(averages, weights, ops.convert_to_tensor(0.25))
     for average, value, goal in zip(averages, values, goals, strict=True):
         np.testing.assert_allclose(average.numpy(), 0.75 * value + 0.25 * goal, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "bfloat16", "uint8", "int32"])
+def test_a_fingerprint_is_the_sum_of_the_bits(dtype):
+    """So it is the same on every backend, and changes with the last bit of one number."""
+    numbers = np.random.default_rng(0).integers(0, 100, (7, 33)) / (4 if "float" in dtype else 1)
+    variable = keras.Variable(numbers, dtype=dtype, trainable=False)
+    bits = numbers.astype("float32").view("int32") >> 16  # of a bfloat16, exact for such numbers
+    if dtype != "bfloat16":
+        bits = numbers.astype(dtype)
+        bits = bits.view(f"int{8 * bits.dtype.itemsize}") if "float" in dtype else bits
+    assert backend.fingerprints([variable]) == [int(bits.astype("int32").sum()) % 2**32]
+    numbers[3, 5] += 1
+    changed = keras.Variable(numbers, dtype=dtype, trainable=False)
+    assert backend.fingerprints([changed]) != backend.fingerprints([variable])
+
+
+def test_the_norm_is_that_of_all_gradients_together():
+    parts = [np.random.default_rng(n).standard_normal((5, n + 1)) for n in range(3)]
+    given = [None, *(ops.convert_to_tensor(part, "float32") for part in parts)]
+    expected = np.sqrt(sum((part**2).sum() for part in parts))
+    np.testing.assert_allclose(ops.convert_to_numpy(backend.norm(given)), expected, rtol=1e-6)
+    assert float(backend.norm([None])) == 0.0

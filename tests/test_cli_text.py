@@ -57,6 +57,7 @@ def test_prompts_make_images_that_can_be_trained_on(run, tmp_path, capsys):
     (tmp_path / "prompts.txt").write_text("\n".join([*prompts, "", " "]))
     settings = ["--steps", 1, "--negative-prompt", "dark", "--out", tmp_path / "made"]
     assert command("sample", run, "--prompts", tmp_path / "prompts.txt", *settings) == 0
+    assert "guidance 3," in capsys.readouterr().out
     data = datasets.load(tmp_path / "made", 2, image_size=8)
     assert data.conditions["text"] == prompts
 

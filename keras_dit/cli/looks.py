@@ -35,7 +35,9 @@ def steps(network) -> int:
 
 def scale(network) -> float:
     """How much guidance a run has if nobody says it."""
-    return TOLD if texts.TEXT in network.told else GUIDANCE
+    # One that is told its guidance has learned scales up to 2.
+    more = texts.TEXT in network.told and "guidance" not in network.conditions
+    return TOLD if more else GUIDANCE
 
 
 def guided(scale, network, **settings) -> guidance.Guidance:

@@ -257,7 +257,7 @@ def sized(model: Model, size: int | tuple[int, int]) -> Model:
     channels = old.codec.data_shape(old.network.image_shape)[-1]
     shape = old.codec.sample_shape((height, width, channels))
     network = resize(old.sampling_network(), input_shape=shape, spread=False, say=None)
-    return model._replace(diffusion=sampling(old, network))
+    return Model(sampling(old, network), model.class_names, model.taken)
 
 
 def _class_names(folder):
