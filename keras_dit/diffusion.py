@@ -302,9 +302,14 @@ class Diffusion(Trainer):
         with self._live.reading(self, held):
             return self.codec.decode(samples)
 
-    def sampling_network(self) -> Network:
-        """A copy of the network with the weights that `generate` uses, such as for an export."""
-        return self.network.copied(self.denoiser().values)
+    def sampling_network(self, dtype: Any = None) -> Network:
+        """A copy of the network with the weights that `generate` uses, such as for an export.
+
+        Args:
+            dtype: what it computes in and holds its weights as, such as "bfloat16" or "int8", as
+                for `Network.copied`; None: as the network does.
+        """
+        return self.network.copied(self.denoiser().values, dtype)
 
     # Saving
 

@@ -68,6 +68,17 @@ def test_a_model_is_scored_and_its_images_scored_again_are_the_same(model, tmp_p
     assert same[0] == pytest.approx(same[1], rel=1e-9)
 
 
+def test_dtypes_are_swept_and_told(model, tmp_path):
+    settings = ("--reference", "digits", "--num-images", 20, "--steps", 1, "--out", tmp_path / "a")
+    assert command("evaluate", model, *settings, "--sweep", "dtype=bfloat16,int8") == 0
+    found = [report(tmp_path / "a" / f"dtype={name}") for name in ("bfloat16", "int8")]
+    assert [each["dtype"] for each in found] == ["bfloat16", "int8, float32"]
+    assert found[0]["model"] != found[1]["model"]
+    values = [each["scores"]["frechet_distance_of_pixels"]["value"] for each in found]
+    assert values[0] != values[1]
+    np.testing.assert_allclose(*values, rtol=0.05)
+
+
 def test_every_combination_of_a_sweep_is_a_row(model, tmp_path, capsys):
     sweep = ("--sweep", "guidance=1,2.5", "--sweep", "steps=2,3")
     settings = ("--reference", "digits", "--num-images", 20, "--out", tmp_path / "a")

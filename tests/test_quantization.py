@@ -10,8 +10,8 @@ import pytest
 from keras import ops
 from reference import draw_weights, run, weights_of
 
-from keras_dit import Diffusion, DiTModel
-from keras_dit.cli import main
+from keras_dit import Diffusion, DiTModel, processes
+from keras_dit.cli import main, models
 from keras_dit.layers import TokenDense, gelu_tanh
 
 SIZE = {"input_shape": (4, 4, 1), "patch_size": 2, "hidden_size": 32, "depth": 1, "num_heads": 2}
@@ -101,6 +101,36 @@ def test_the_command_quantizes_and_a_fresh_process_samples_the_same(tmp_path, ca
     model.network.quantize("int8")
     for name, value in weights_of(loaded.network).items():
         np.testing.assert_array_equal(value, weights_of(model.network)[name])
+
+
+@pytest.mark.parametrize("dtype", models.DTYPES)
+def test_a_model_samples_in_any_dtype_without_a_file_of_its_own(tmp_path, capsys, dtype):
+    """What it gives is what the converted network gives, and near what it gave."""
+    flow = {"process": processes.named("flow")}
+    diffusion = Diffusion(make(), ema=0.9, **flow)
+    diffusion.save(tmp_path / "float.keras")
+    how = ("--labels", "0,2", "--steps", "1", "--guidance", "1")
+    where = ("--out", str(tmp_path / "made.npy"))
+    assert main(["sample", str(tmp_path / "float.keras"), *how, *where, "--dtype", dtype]) == 0
+    assert f"of the average of the weights, as {dtype};" in capsys.readouterr().out
+    made = np.load(tmp_path / "made.npy")
+    network = diffusion.sampling_network(dtype)
+    same = Diffusion(network, ema=None, **flow).generate([0, 2], steps=1)
+    np.testing.assert_array_equal(made, same)
+    error = np.sqrt(np.mean((made - diffusion.generate([0, 2], steps=1)) ** 2)) / made.std()
+    bounds = {"float32": 0, "bfloat16": 0.05, "float16": 0.01, "int8": 0.05, "int4": 0.5}
+    assert error <= bounds[dtype]
+    assert (error > 0) == (dtype != "float32")
+    held = {w.dtype for w in network.weights if keras.backend.is_float_dtype(w.dtype)}
+    assert held == {dtype if "float" in dtype else "float32"}
+
+
+def test_integers_stay_integers():
+    network = make()
+    network.quantize("int8")
+    with pytest.raises(ValueError, match=r"are int8 and stay so.*Received: dtype='bfloat16'"):
+        network.copied(dtype="bfloat16")
+    assert network.copied().quantized == ("int8",)
 
 
 def test_integers_go_into_a_keras_file_only(tmp_path, capsys):

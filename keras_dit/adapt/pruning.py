@@ -335,7 +335,7 @@ def _with_bias(layer):
 def _check(network, heads, mlp, depth):
     if not isinstance(network, DiTModel):
         raise ValueError(f"network must be a DiTModel. Received: network={network!r}")
-    if any(getattr(layer, "quantization_mode", None) for layer in backend.layers_of(network)):
+    if network.quantized:
         raise ValueError("a quantized network cannot be pruned: prune it before quantize()")
     known = all(map(_is_known, network.blocks))
     if (heads is not None or mlp is not None) and not known:

@@ -51,8 +51,7 @@ def run(arguments):
     with common.claimed(target.parent):
         found = models.load(arguments.source, **models.chosen(arguments))
         found = pruning.pruned(found, arguments)
-        if arguments.quantize:
-            found = models.quantized(found, arguments.quantize)
+        found = models.in_dtype(found, arguments.quantize)
         _write(found, target, format)
     parameters = found.diffusion.network.count_params()
     print(f"{parameters:,} parameters written to {target}, of {found.taken}")

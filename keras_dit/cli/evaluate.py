@@ -62,6 +62,7 @@ def _add_what(group):
     group.add_argument("--seed", type=options.natural, metavar="N", default=0, help=seed)
     size = {**count, "default": 64, "help": "at once, at most (default: %(default)s)"}
     group.add_argument("--batch-size", **size)
+    models.add_dtype(group)
     options.add_devices(group)
     kept = "keep the images: a folder, or an .npz file as ADM's samples"
     group.add_argument("--keep", metavar="PLACE", help=kept)
@@ -141,7 +142,7 @@ class _Model:
 
     def __init__(self, arguments):
         self.found = models.load(arguments.model, **models.chosen(arguments))
-        self.average_std = arguments.average_std
+        self.average_std, self.sampling = arguments.average_std, {}
         diffusion = self.found.diffusion
         height, width, channels = evaluation.image_shape(diffusion)
         source = arguments.reference
@@ -154,10 +155,7 @@ class _Model:
 
     def report(self, arguments, out, keep=None):
         """Make the images of these settings and score them; the report is in the folder."""
-        diffusion, names = self.found.diffusion, self.found.class_names
-        if arguments.average_std != self.average_std:  # of a sweep
-            models.take_average(diffusion, arguments.model, arguments.average_std)
-            self.average_std = arguments.average_std
+        diffusion, names = self._diffusion(arguments), self.found.class_names
         plan = Plan(
             num_images=arguments.num_images,
             labels=arguments.labels,
@@ -173,6 +171,15 @@ class _Model:
         return evaluation.evaluate(
             diffusion, self.reference, self.features, plan, folder=out, **settings
         )
+
+    def _diffusion(self, arguments):
+        """The model with the average and in the dtype of these settings, which a sweep changes."""
+        if arguments.average_std != self.average_std:
+            models.take_average(self.found.diffusion, arguments.model, arguments.average_std)
+            self.average_std, self.sampling = arguments.average_std, {}
+        if arguments.dtype not in self.sampling:
+            self.sampling = {arguments.dtype: models.in_dtype(self.found, arguments.dtype)}
+        return self.sampling[arguments.dtype].diffusion
 
 
 def _swept(arguments, cells, out):

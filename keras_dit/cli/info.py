@@ -5,7 +5,6 @@ import pathlib
 
 from keras import ops
 
-from keras_dit import backend
 from keras_dit.adapt import adapter_files
 from keras_dit.cli import adapters, autoencoders, common, models, options
 from keras_dit.cli.common import counted
@@ -111,11 +110,9 @@ def _description(found, path):
 
 def _integers(network):
     """How many of a quantized network's weights are integers."""
-    modes = {getattr(layer, "quantization_mode", None) for layer in backend.layers_of(network)}
-    modes -= {None}
-    if modes:
-        size = sum(ops.convert_to_numpy(weight).nbytes for weight in network.weights)
-        yield f"          matrices as {', '.join(sorted(modes))}, {size / 1e6:.1f} MB of weights"
+    if network.quantized:
+        size = sum(ops.convert_to_numpy(weight).nbytes for weight in network.weights) / 1e6
+        yield f"          matrices as {', '.join(network.quantized)}, {size:.1f} MB of weights"
 
 
 def _classes(count, names):

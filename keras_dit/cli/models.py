@@ -12,14 +12,16 @@ from keras_dit.cli import adapters, options, recipe, resume
 from keras_dit.cli.run_folder import AVERAGES
 from keras_dit.codecs import Autoencoder, Codec
 from keras_dit.diffusion import Diffusion
-from keras_dit.networks.base import Network
+from keras_dit.networks.base import QUANTIZATIONS, Network
 from keras_dit.registry import nearest_first
 from keras_dit.serialization import load_model
 from keras_dit.training import checkpoints, posthoc
 from keras_dit.training.checkpoints import folder as checkpoint_folder
 
-__all__ = ["Model", "add_arguments", "chosen", "load", "quantized", "sampling", "sized",
-           "snapshots_of"]  # fmt: skip
+__all__ = ["DTYPES", "Model", "add_arguments", "add_dtype", "chosen", "in_dtype", "load",
+           "sampling", "sized", "snapshots_of"]  # fmt: skip
+
+DTYPES = ("float32", "bfloat16", "float16", *QUANTIZATIONS)
 
 
 class Model(NamedTuple):
@@ -52,6 +54,15 @@ def add_arguments(command) -> None:
     add("--autoencoder", metavar="FILE", help=decoder)
     worn = "adapters (LoRA) to put on it, such as pets.safetensors:0.8; may be given several times"
     add("--lora", action="append", type=adapters.parsed, metavar="FILE[:WEIGHT]", help=worn)
+
+
+def add_dtype(group) -> None:
+    """What the network computes in."""
+    words = (
+        f"what the network computes in, or holds its matrices as: {', '.join(DTYPES)} (default: "
+        "what it was trained in)"
+    )
+    group.add_argument("--dtype", type=options.one_of(DTYPES), metavar="NAME", help=words)
 
 
 def chosen(arguments: argparse.Namespace) -> dict:
@@ -214,16 +225,20 @@ def _checkpoint(folder, name):
     return known[name]
 
 
-def quantized(found: Model, mode: str) -> Model:
-    """The model with the weights that it samples with as integers.
+def in_dtype(found: Model, dtype: str | None) -> Model:
+    """The model with the weights that it samples with in a dtype.
 
     Args:
         found: what `load` gave.
-        mode: of `Network.quantize`.
+        dtype: one of `DTYPES`; None: what they are in.
+
+    Raises:
+        ValueError: where its matrices are integers already.
     """
-    network = found.diffusion.sampling_network()
-    network.quantize(mode)
-    taken = f"{found.taken}, as {mode}"
+    if dtype is None:
+        return found
+    network = found.diffusion.sampling_network(dtype)
+    taken = f"{found.taken}, as {dtype}"
     return found._replace(diffusion=sampling(found.diffusion, network), taken=taken)
 
 

@@ -26,6 +26,7 @@ examples, of the folder that the demo makes:
   keras-dit sample demo --labels 3,3,3,7 --seed 1,2,3,4 --out digits/
 examples with models of your own:
   keras-dit sample runs/photos --labels cat,dog --checkpoint best
+  keras-dit sample runs/photos --dtype bfloat16
   keras-dit sample runs/captions --prompt "a green five left of a red two"
   keras-dit sample hf://facebook/DiT-XL-2-256 --labels "golden retriever" \\
     --solver ddpm --steps 250 --guidance 4 --guidance-channels 3
@@ -64,6 +65,7 @@ def _add_what(group):
     group.add_argument("--trajectory", metavar="GIF", help="write how the images come about")
     size = {"type": options.count, "metavar": "N", "default": 64}
     group.add_argument("--batch-size", **size, help="at once, at most (default: %(default)s)")
+    models.add_dtype(group)
     options.add_devices(group)
 
 
@@ -120,6 +122,7 @@ def run(arguments):
         found = models.load(arguments.model, **models.chosen(arguments))
         if arguments.image_size is not None:
             found = models.sized(found, arguments.image_size)
+        found = models.in_dtype(found, arguments.dtype)
         arguments.steps = arguments.steps or looks.steps(found.diffusion.network)
         if arguments.guidance is None:
             arguments.guidance = looks.scale(found.diffusion.network)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_dit import files, solvers
-from keras_dit.cli import options
+from keras_dit.cli import models, options
 from keras_dit.registry import Registry
 from keras_dit.schedules import GRIDS
 
@@ -26,6 +26,7 @@ SWEPT = Registry(
         "num-images": options.count,
         "seed": options.natural,
         "average-std": options.positive_number,
+        "dtype": options.one_of(models.DTYPES),
     },
 )
 

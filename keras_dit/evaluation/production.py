@@ -119,6 +119,8 @@ def model_digest(diffusion: Diffusion) -> str:
     values = [*diffusion.denoiser().values, *(w for c in diffusion.codec_layers for w in c.weights)]
     plain = {n: v for n, v in codec.get_config().items() if isinstance(v, (int, float, str, tuple))}
     parts = [digest_of_arrays(values), diffusion.process, type(codec).__name__, plain]
+    if diffusion.network.compute_dtype != diffusion.network.variable_dtype:  # which values tell
+        parts.append(diffusion.network.compute_dtype)
     return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
 
 

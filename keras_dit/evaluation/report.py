@@ -219,7 +219,9 @@ def evaluate(
     )
     chosen = plan.told(diffusion.network, reference.conditions)
     sampling = {**plan.facts(), "conditions": chosen.facts}
-    facts = {"model": model_digest(diffusion), "sampling": sampling}
+    network = diffusion.network
+    held = {"dtype": ", ".join([*network.quantized, network.compute_dtype])}
+    facts = {"model": model_digest(diffusion), **held, "sampling": sampling}
     report = reported(statistics, reference, features, facts, bootstrap)
     if folder is not None:
         report.save(folder / "report.json")

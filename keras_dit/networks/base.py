@@ -82,13 +82,32 @@ class Network(Exportable):
             *condition_signature(self._form({n: c.null(1) for n, c in self.conditions.items()})),
         ]
 
-    def copied(self, values: Any = None) -> "Network":
+    @property
+    def quantized(self) -> tuple[str, ...]:
+        """How matrices are held as integers, names of `QUANTIZATIONS`; empty where none are."""
+        modes = (getattr(layer, "quantization_mode", None) for layer in backend.layers_of(self))
+        return tuple(sorted({mode for mode in modes if mode}))
+
+    def copied(self, values: Any = None, dtype: Any = None) -> "Network":
         """A new network of this configuration, with adapters (LoRA) merged into its weights.
 
         Args:
             values: what the weights are to be, one for each of `weights`; None: what they are.
+            dtype: a Keras dtype policy for the copy, such as "bfloat16", or the mode in which it
+                is quantized, such as "int8"; None: as this one.
+
+        Raises:
+            ValueError: for another dtype than None where matrices are integers already.
         """
-        copy = type(self).from_config(self.get_config())
+        if dtype is not None and self.quantized:
+            raise ValueError(
+                f"the matrices of the network are {', '.join(self.quantized)} and stay so. "
+                f"Received: dtype={dtype!r}"
+            )
+        config = self.get_config()
+        if dtype is not None and dtype not in QUANTIZATIONS:
+            config["dtype"] = dtype
+        copy = type(self).from_config(config)
         values = self.weights if values is None else values
         stores: list[dict] = []
         # By way of numpy: what is held must be no variable.
@@ -101,6 +120,8 @@ class Network(Exportable):
                     stores[-1][name] = np.array(ops.convert_to_numpy(value))
         for layer, store in zip(backend.layers_of(copy), stores, strict=True):
             layer.load_own_variables(store)
+        if dtype in QUANTIZATIONS:
+            copy.quantize(dtype)
         return copy
 
     def quantize(self, mode: str | None = None, config: Any = None, **kwargs: Any) -> None:

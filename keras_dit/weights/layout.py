@@ -266,8 +266,7 @@ def save(network: DiTModel) -> dict[str, Stored]:
         raise ValueError(
             f"a network that is told more than its class cannot be exported. Received: {others}"
         )
-    layers = maps(network).values()
-    if any(getattr(layer, "quantization_mode", None) for layer in layers):
+    if network.quantized:
         raise ValueError("a quantized network cannot be exported: export it before quantize()")
     if has_adapters(network):
         warn("the network's adapters (LoRA) are merged into the weights that are exported")

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from keras_dit import backend
 from keras_dit.layers import AdaLNBlock, CrossAttention, Rotary
 from keras_dit.layers.parts import load_parts, save_part
 from keras_dit.networks.dit import DiTModel
@@ -87,7 +86,7 @@ def _check(network, changes):
             f"of a trained network these can be others: {', '.join(CHANGES)}. "
             f"Received: {wrong[0]}={changes[wrong[0]]!r}"
         )
-    if any(getattr(layer, "quantization_mode", None) for layer in backend.layers_of(network)):
+    if network.quantized:
         raise ValueError("network must not be quantized: resize it, then quantize()")
 
 
