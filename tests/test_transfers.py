@@ -8,6 +8,8 @@ what would run in Python.
 import collections
 import contextlib
 import itertools
+import threading
+import time
 import traceback
 
 import keras
@@ -16,7 +18,7 @@ import pytest
 from keras import ops
 
 import keras_dit
-from keras_dit import guidance, solvers
+from keras_dit import guidance, sampler, solvers
 from keras_dit.backend import BACKEND, compiling
 from keras_dit.sampling import generation
 
@@ -66,6 +68,89 @@ def sampled(diffusion, **how):
 
 HOW = {"ddim": {}, "ddpm": {"solver": solvers.DDPM()}, "heun": {"solver": solvers.Heun()}}
 GUIDED = {"guidance": guidance.ClassifierFree(2.0)}
+
+# What is drawn on the host
+
+
+def noise_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("noise")]
+
+
+@pytest.fixture
+def draws(monkeypatch):
+    """The threads in which noise was drawn, in order, once for each draw."""
+    draw, seen = sampler.HostNoise.draw, []
+
+    def noted(self):
+        seen.append(threading.current_thread())
+        return draw(self)
+
+    monkeypatch.setattr(sampler.HostNoise, "draw", noted)
+    return seen
+
+
+def test_no_step_draws_its_noise_itself(diffusion, draws):
+    """The one before the first step is of the samples that the run starts from."""
+    here = threading.current_thread()
+    sampled(diffusion, solver=solvers.DDPM())
+    assert draws[0] is here
+    assert len(draws) == 4
+    assert here not in draws[1:]
+    assert not noise_threads()
+
+
+def test_no_more_is_drawn_than_a_run_asks_for(diffusion, draws):
+    for how, steps, count in ((HOW["ddim"], 4, 1), (HOW["ddpm"], 1, 1), (HOW["ddpm"], 2, 2)):
+        del draws[:]
+        diffusion.generate(labels=[0, 1], steps=steps, **how)
+        assert len(draws) == count
+
+
+def test_noise_is_drawn_two_steps_ahead_and_no_further(diffusion, draws):
+    """So that a run of a thousand steps holds no more of it."""
+    most = []
+
+    def callback(step, *_):
+        deadline = time.monotonic() + 60
+        while len(draws) < min(1 + step + 3, 8) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(0.01)  # what was not to be drawn would be by now
+        most.append(len(draws) - 1 - (step + 1))  # drawn, and not used yet
+
+    diffusion.generate(labels=[0], steps=8, solver=solvers.DDPM(), callback=callback)
+    assert most == [2, 2, 2, 2, 2, 1, 0, -1]  # the last step has none
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_no_thread_is_left_behind(diffusion, error):
+    def callback(step, *_):
+        if step == 1:
+            assert noise_threads()
+            raise error
+
+    how = {"solver": solvers.DDPM(), "steps": 30, "callback": callback}
+    if error is RuntimeError:
+        with pytest.raises(error):
+            diffusion.generate(labels=[0], **how)
+    else:
+        with pytest.warns(UserWarning, match="1 are estimates"):
+            diffusion.generate(labels=[0], **how)
+    assert not noise_threads()
+
+
+def test_what_goes_wrong_while_noise_is_drawn_is_raised(diffusion, monkeypatch):
+    draw, calls = sampler.HostNoise.draw, itertools.count()
+
+    def failing(self):
+        if next(calls) == 3:
+            raise MemoryError("no memory for noise")
+        return draw(self)
+
+    monkeypatch.setattr(sampler.HostNoise, "draw", failing)
+    with pytest.raises(MemoryError, match="no memory for noise"):
+        sampled(diffusion, solver=solvers.DDPM())
+    assert not noise_threads()
+
 
 # JAX
 

@@ -85,7 +85,7 @@ from keras_dit.backend.training import (
     remat,
     without_gradient,
 )
-from keras_dit.backend.values import compute_values, holding, laid_out
+from keras_dit.backend.values import compute_values, holding, laid_out, tensor_beside
 
 __all__ = [
     "BACKEND",
@@ -160,6 +160,7 @@ __all__ = [
     "step_memory",
     "synchronize",
     "team",
+    "tensor_beside",
     "whole",
     "without_gradient",
     "without_memory",

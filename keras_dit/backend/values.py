@@ -1,8 +1,10 @@
 """What the variables of a layer hold, and calls of it with other values in their place."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_dit.backend.selection import BACKEND
@@ -28,6 +30,16 @@ def compute_values(layer: keras.layers.Layer, values: Sequence) -> list:
         dtypes.update((id(v), part.compute_dtype) for v in floating)
     pairs = zip(layer.weights, values, strict=True)
     return [ops.cast(value, dtypes.get(id(v), value.dtype)) for v, value in pairs]
+
+
+def tensor_beside(array: np.ndarray, other: Any) -> Any:
+    """An array as a tensor to compute with beside another one, whatever thread this runs in.
+
+    Torch moves nothing by itself, and `keras.device` reaches only the thread that entered it.
+    """
+    if BACKEND == "torch":
+        return torch.as_tensor(array, device=other.device)
+    return ops.convert_to_tensor(array)
 
 
 def laid_out(values: Sequence) -> list:

@@ -86,9 +86,10 @@ class Sampler(Exportable):
         return signature
 
     def call(self, noise: Any, *told: Any) -> Any:
-        step_noise = None
+        step_noise: Any = iter(())
         if self.solver.stochastic:
-            step_noise, told = told[-1], told[:-1]
+            noises, told = told[-1], told[:-1]  # (B, steps − 1, ...)
+            step_noise = (noises[:, step] for step in range(len(self.rates) - 1))
         condition = told[0] if told else None
         denoiser, guidances = self.denoiser.settled(), iter(self.guidances)
 
@@ -97,18 +98,7 @@ class Sampler(Exportable):
             return loop.take_step(denoise, self.solver, x, here, there, state, z)
 
         rates = [Rates(*(ops.convert_to_tensor(x, "float32") for x in row)) for row in self.rates]
-        return loop.run(advance, noise, rates, self.solver, _Drawn(step_noise), None)
-
-
-class _Drawn:
-    """Noise that was drawn before: (B, steps, ...)."""
-
-    def __init__(self, noise):
-        self.noise, self.step = noise, -1
-
-    def draw(self):
-        self.step += 1
-        return self.noise[:, self.step]
+        return loop.run(advance, noise, rates, self.solver, step_noise, None)
 
 
 def _spec(shape, name):

@@ -138,9 +138,12 @@ class _Batch:
     def make(self, rates):
         """The samples, numpy (B, ...)."""
         run = self.run
-        noise = noises.initial_noise(run.seed, self.samples, run.denoiser.network.image_shape)
-        step_noise = noises.HostNoise(run.seed, self.samples, noise.shape[1:], stream=1)
-        x0 = loop.run(self.advance, noise, rates, run.solver, step_noise, run.callback)
+        shape = run.denoiser.network.image_shape
+        noise = ops.convert_to_tensor(noises.initial_noise(run.seed, self.samples, shape))
+        step_noise = noises.HostNoise(run.seed, self.samples, shape, stream=1)
+        count = loop.draws(run.solver, len(rates))
+        with noises.drawn_ahead(step_noise, count, noise) as drawn:
+            x0 = loop.run(self.advance, noise, rates, run.solver, drawn, run.callback)
         if run.cache is not None:
             self.bar.set_postfix_str(run.cache.finish(self.memory, run.evaluations))
         return ops.convert_to_numpy(x0)

@@ -5,13 +5,13 @@ step; the last one, to t = 0, is the denoiser itself, E[x0 | x_{t_{n−1}}].
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from keras import ops
 
-from keras_dit.sampling.noise import HostNoise
+from keras_dit.sampling.noise import HostNoise, drawn_ahead
 from keras_dit.schedules import NoiseSchedule, Rates, Step, TimeGrid, UniformGrid
 from keras_dit.solvers import DDIM, Solver
 
@@ -66,8 +66,10 @@ def sample(
 
     indices = range(len(noise)) if indices is None else indices
     step_noise = HostNoise(seed, indices, noise.shape[1:], stream=1)
-    times = run_times(schedule, steps, grid)
-    return run(advance, noise, run_rates(schedule, times), solver, step_noise, callback)
+    rates = run_rates(schedule, run_times(schedule, steps, grid))
+    noise = ops.convert_to_tensor(noise, "float32")
+    with drawn_ahead(step_noise, draws(solver, len(rates)), noise) as drawn:
+        return run(advance, noise, rates, solver, drawn, callback)
 
 
 def invert(
@@ -142,7 +144,7 @@ def run(
     noise: Any,
     rates: list[Rates],
     solver: Any,
-    step_noise: Any,
+    step_noise: Iterator,
     callback: Callable | None,
 ) -> Any:
     """The loop over a run's steps; `advance` is `take_step` of some denoiser, compiled or not."""
@@ -150,9 +152,7 @@ def run(
     state = solver.init(x)
     following = [*rates[1:], None]
     for step, (here, there) in enumerate(zip(rates, following)):
-        z = None
-        if there is not None and solver.stochastic:
-            z = ops.convert_to_tensor(step_noise.draw())
+        z = next(step_noise) if solver.stochastic and there is not None else None
         before = x
         x, state, x0 = advance(x, here, there, state, z)
         if callback is not None:
@@ -170,6 +170,17 @@ def evaluations(solver: Any, steps: int) -> int:
     (20, 39)
     """
     return solver.evaluations * (steps - 1) + 1
+
+
+def draws(solver: Any, steps: int) -> int:
+    """How often a run asks for noise after its first; the last step needs none.
+
+    Example:
+
+    >>> draws(keras_dit.solvers.DDIM(), 20), draws(keras_dit.solvers.DDPM(), 20)
+    (0, 19)
+    """
+    return steps - 1 if solver.stochastic else 0
 
 
 def run_times(schedule: NoiseSchedule, steps: int | None = None, grid: Any = None) -> np.ndarray:

@@ -1,10 +1,17 @@
 """The noise of a run, drawn on the host so that every backend gets the same."""
 
+import collections
+import contextlib
+import itertools
+from collections.abc import Iterator
+from concurrent import futures
 from typing import Any
 
 import numpy as np
 
-from keras_dit import draws
+from keras_dit import backend, draws
+
+AHEAD = 2  # draws that wait to be asked for, at most
 
 
 class HostNoise:
@@ -37,6 +44,47 @@ class HostNoise:
     def draw(self) -> Any:
         """The next noise, numpy float32 (len(indices), *shape)."""
         return np.stack([g.standard_normal(self.shape, "float32") for g in self.generators])
+
+
+@contextlib.contextmanager
+def drawn_ahead(noise: HostNoise, count: int, beside: Any) -> Iterator[Iterator[Any]]:
+    """While this runs a thread draws noise before it is asked for, so that no step waits for it.
+
+    Args:
+        noise: what is drawn from. The numbers are those of its `draw`, in their order.
+        count: draws there will be at most; none: no thread is begun.
+        beside: a tensor, to whose device they are moved.
+
+    Yields:
+        An iterator of tensors.
+
+    Example:
+
+    >>> noise = HostNoise(0, [0, 1], (2, 2), stream=1)
+    >>> with drawn_ahead(noise, 3, keras.ops.zeros(())) as drawn:
+    ...     [one.shape == (2, 2, 2) for one in drawn]
+    [True, True, True]
+    """
+    if not count:
+        yield iter(())
+        return
+    thread = futures.ThreadPoolExecutor(1, "noise")
+
+    def draw():
+        return backend.tensor_beside(noise.draw(), beside)
+
+    tasks = (thread.submit(draw) for _ in range(count))
+    begun = collections.deque(itertools.islice(tasks, AHEAD))
+
+    def drawn():
+        while begun:
+            begun.extend(itertools.islice(tasks, 1))
+            yield begun.popleft().result()
+
+    try:
+        yield drawn()
+    finally:
+        thread.shutdown(cancel_futures=True)
 
 
 def check_seed(seed: Any, count: int | None = None) -> None:
