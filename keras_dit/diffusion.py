@@ -313,6 +313,15 @@ class Diffusion(Trainer):
 
     # Saving
 
+    def save(self, *arguments: Any, **settings: Any) -> None:
+        """Write a file, as `keras.Model.save`; of several processes one does, by itself.
+
+        Args:
+            *arguments, **settings: as for `keras.Model.save`.
+        """
+        with backend.alone():
+            super().save(*arguments, **settings)
+
     def get_config(self) -> dict:
         parts = {"network": self.network, "process": self.process, "codec": self.codec}
         config = {name: keras.saving.serialize_keras_object(part) for name, part in parts.items()}

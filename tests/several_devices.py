@@ -4,7 +4,8 @@ numbers that must not depend on how many there were.
     python several_devices.py DEVICES FOLDER [OTHER]
 
 FOLDER gets found.npz and run/, checkpoints. From those in OTHER, the folder of such a run on
-another number of devices, a run goes on.
+another number of devices, a run goes on. Processes of JAX, which take the same program as its
+devices, do `others` alone.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ import sys
 import numpy as np
 
 BACKEND = os.environ["KERAS_BACKEND"]
+PROCESSES = "KERAS_DISTRIBUTION_NUM_PROCESSES"
 
 
 def one_of(devices):
@@ -24,6 +26,11 @@ def one_of(devices):
         import jax
         import keras
 
+        if PROCESSES in os.environ:
+            keras.distribution.initialize()
+            together = keras.distribution.DataParallel(auto_shard_dataset=False)
+            keras.distribution.set_distribution(together)
+            return contextlib.nullcontext()
         jax.config.update("jax_num_cpu_devices", devices)
         if devices > 1:
             keras.distribution.set_distribution(keras.distribution.DataParallel())
@@ -83,6 +90,11 @@ def main(devices, folder, other=None):
         for key, values in history.items():
             found[f"{name}/{key}"] = np.array(values)
 
+    if PROCESSES in os.environ:
+        others(folder, labels, keep, found)
+        if backend.leads():
+            np.savez(folder / "found.npz", **found)
+        return
     with scope:
         kept = checkpoints.Checkpoint(folder / "run", every=0)
         tensorflow = BACKEND == "tensorflow"  # whose optimizers cannot do all of it on several
@@ -115,11 +127,14 @@ def main(devices, folder, other=None):
 
 
 def others(folder, labels, keep, found):
-    """Train on latents that were cached, then on whole batches of a data set without parts."""
+    """Train on latents that were cached, then on whole batches of a data set without parts.
+
+    What is saved and drawn then is made by one process, while others wait for it.
+    """
     import keras
 
     import keras_dit
-    from keras_dit import backend, codecs, datasets
+    from keras_dit import backend, checkpoints, codecs, datasets
 
     keras.utils.set_random_seed(1)
     small = {"groups": 2, "quant_conv": False, "mid_attention": False}
@@ -150,8 +165,13 @@ def others(folder, labels, keep, found):
     model = keras_dit.Diffusion(network, codec=codec, ema=0.9)
     model.compile(keras.optimizers.SGD(0.1), jit_compile=BACKEND == "jax")
     latents = datasets.cached_latents(folder / "latents", 8, flip=True)
-    for name, data in (("latents", latents), ("whole", Whole())):
-        keep(name, model, model.fit(data, verbose=0).history)
+    kept = checkpoints.Checkpoint(folder / "latents_run", every=0)
+    for name, data, callbacks in (("latents", latents, [kept]), ("whole", Whole(), [])):
+        keep(name, model, model.fit(data, verbose=0, callbacks=callbacks).history)
+    if backend.leads() and BACKEND != "tensorflow":  # which has one process only
+        model.save(folder / "model.keras")
+        found["drawn"] = model.generate([0, 1, 2], steps=1)
+    backend.barrier()
     if backend.processes()[1] > 1:
         batches = (latents.batch(0, index) for index in range(3))
         found["unshared"] = np.array(said(lambda: model.fit(batches, verbose=0)))

@@ -6,7 +6,8 @@
 Prints one line for each part. A training is a process of its own, saved after each step and killed
 with -9; whenever it has come to its end in spite of that, its state is compared, bit for bit, with
 that of a training that was left alone. The digits are learned by a network of a few numbers.
-`--pairs` does so with `keras-dit train --devices 2`, of whose processes it kills any one.
+`--pairs` does so with `keras-dit train --devices 2`, of whose processes it kills any one;
+`--processes` has JAX train in two of them.
 """
 
 import argparse
@@ -127,14 +128,16 @@ def kill_saves(kills):
     return kills, last
 
 
-def _command(place, *options):
+def _command(place, processes=False):
     """`keras-dit train` on two devices, whose output goes to a file."""
     small = ["--hidden-size", "8", "--depth", "1", "--num-heads", "2", "--patch-size", "4"]
     new = ["--data", "digits", "--batch-size", "128", "--epochs", "30", *small]
     words = ["--resume"] if (place / "config.json").exists() else new
-    command = [sys.executable, "-m", "keras_dit", "train", "--run", place, "--devices", "2"]
+    launcher = [pathlib.Path(__file__).parent / "processes_of_jax.py"] if processes else []
+    devices = [] if processes else ["--devices", "2"]
+    command = [sys.executable, *launcher, "-m", "keras_dit", "train", "--run", place, *devices]
     with open(place.with_suffix(".txt"), "w") as shown:
-        command = [*map(str, command), *words, "--checkpoint-every", "0", *options]
+        command = [*map(str, command), *words, "--checkpoint-every", "0"]
         return subprocess.Popen(command, stdout=shown, stderr=shown)
 
 
@@ -144,7 +147,7 @@ def _computing(process):
     return [int(pid) for pid in path.read_text().split()] or [process.pid]
 
 
-def kill_one_of_a_pair(kills):
+def kill_one_of_a_pair(kills, processes=False):
     """How many times any one process of a training on two devices was killed, in how many runs.
 
     The others have to end by themselves within a minute, and the run, resumed until it is through,
@@ -152,7 +155,7 @@ def kill_one_of_a_pair(kills):
     """
     with tempfile.TemporaryDirectory() as place:
         whole = pathlib.Path(place) / "whole"
-        assert _command(whole).wait() == 0, whole.with_suffix(".txt").read_text()
+        assert _command(whole, processes).wait() == 0, whole.with_suffix(".txt").read_text()
         expected = state_in(whole / "checkpoints")
     killed = finished = 0
     while killed < kills:
@@ -160,7 +163,7 @@ def kill_one_of_a_pair(kills):
             run, done = pathlib.Path(place) / "run", False
             while not done:
                 before = folder.paths(run / "checkpoints")[:1]
-                process = _command(run)
+                process = _command(run, processes)
                 while process.poll() is None and folder.paths(run / "checkpoints")[:1] == before:
                     time.sleep(0.05)
                 time.sleep(random.uniform(0.0, 1.0))
@@ -193,6 +196,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("--kills", "--pairs", "--saves", "--steps", "--pictures"):
         parser.add_argument(name, type=int, default=0)
+    parser.add_argument("--processes", action="store_true", help="two of JAX for --pairs")
     parser.add_argument(
         "--epochs", type=int, default=EPOCHS, help="of each training that is killed"
     )
@@ -207,7 +211,7 @@ def main(argv=None):
         killed, finished = kill_trainings(arguments.kills, arguments.epochs)
         print(f"{backend}: {killed} kills of {finished} trainings, all ended exactly", flush=True)
     if arguments.pairs:
-        killed, finished = kill_one_of_a_pair(arguments.pairs)
+        killed, finished = kill_one_of_a_pair(arguments.pairs, arguments.processes)
         print(f"{backend}: {killed} kills of one of two in {finished} runs, all ended exactly")
     model = make()
     if arguments.steps:

@@ -15,9 +15,9 @@ PROGRAM = pathlib.Path(__file__).parent / "several_devices.py"
 TOLERANCE = {"float32": 1e-6, "resumed": 1e-6, "half": 1e-4}
 
 
-def run(devices, *folders):
-    """The numbers that the program writes."""
-    launcher = []
+def run(devices, *folders, processes=False):
+    """The numbers that the program writes, on JAX perhaps as two processes."""
+    launcher = [PROGRAM.parent / "processes_of_jax.py"] if processes else []
     if BACKEND == "torch" and devices > 1:
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
     command = [sys.executable, *launcher, PROGRAM, devices, *folders]
@@ -32,8 +32,12 @@ def run(devices, *folders):
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("devices")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("devices")
+
+
+@pytest.fixture(scope="module")
+def found(folder):
     two = run(2, folder / "two")
     return run(1, folder / "one", folder / "two"), two
 
@@ -65,11 +69,27 @@ def test_latents_and_whole_batches_of_a_data_set_are_shared_out(found, kind):
         np.testing.assert_allclose(two[f"{kind}/{what}"], one[f"{kind}/{what}"], atol=1e-6)
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="where each process reads")
-def test_processes_that_do_not_share_what_they_read_are_refused(found):
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="one process has all devices")
+def test_processes_that_do_not_share_what_they_read_are_refused(processes):
     """A generator that gives all of them the whole batch, and a PyDataset in several orders."""
-    assert "2 processes has read the same batch" in str(found[1]["unshared"])
-    assert "read different batches of a PyDataset" in str(found[1]["differing"])
+    assert "2 processes has read the same batch" in str(processes["unshared"])
+    assert "read different batches of a PyDataset" in str(processes["differing"])
+
+
+@pytest.fixture(scope="module")
+def processes(found, folder):
+    """What two processes found; those of JAX did a part of all alone."""
+    return found[1] if BACKEND == "torch" else run(1, folder / "processes", processes=True)
+
+
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="one process has all devices")
+def test_two_processes_take_the_steps_of_one(found, processes):
+    """Each reads its half of every batch; the first one alone saves and draws."""
+    for kind in ("latents", "whole"):
+        for what in ("weights", "average", "loss"):
+            name = f"{kind}/{what}"
+            np.testing.assert_allclose(processes[name], found[0][name], atol=1e-6)
+    np.testing.assert_allclose(processes["drawn"], found[0]["drawn"], atol=1e-5)
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="Keras shards weights on JAX")

@@ -51,6 +51,7 @@ from keras_dit.backend.partition import combine, partition
 from keras_dit.backend.parts import in_parts
 from keras_dit.backend.replicas import (
     agreed,
+    alone,
     anywhere,
     barrier,
     can_decide,
@@ -94,6 +95,7 @@ __all__ = [
     "ShareDone",
     "ShareError",
     "agreed",
+    "alone",
     "anywhere",
     "apply_gradients",
     "attention",

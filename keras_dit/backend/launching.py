@@ -1,10 +1,12 @@
 """How a command begins on several devices of this machine, or as one process of several.
 
-JAX and TensorFlow drive all devices from one process. torch has a process for each, which its own
-launcher starts and ends together.
+JAX and TensorFlow drive all devices of a machine from one process; on several machines JAX has one
+on each. torch has a process for each device, which its own launcher starts and ends together.
 """
 
+import atexit
 import contextlib
+import inspect
 import json
 import logging
 import os
@@ -14,6 +16,7 @@ from collections.abc import Iterator, Sequence
 
 import keras
 
+from keras_dit.backend import replicas
 from keras_dit.backend.selection import BACKEND
 
 if BACKEND == "jax":
@@ -25,6 +28,12 @@ else:
     import tensorflow as tf
 
 __all__ = ["check_alone", "launched", "on_devices"]
+
+# By which `keras.distribution.initialize` is told of the processes of JAX.
+PROCESSES, PLACE, ADDRESSES = (
+    f"KERAS_DISTRIBUTION_{name}" for name in ("NUM_PROCESSES", "PROCESS_ID", "JOB_ADDRESSES")
+)
+SECONDS = 30  # without a sign of life, after which a process of JAX is gone for the others
 
 
 def launched(devices: int, module: str, arguments: Sequence[str]) -> int | None:
@@ -69,14 +78,17 @@ def on_devices(devices: int) -> Iterator[None]:
     On a machine without accelerators the devices are parts of its processor.
 
     Args:
-        devices: how many of this machine; of a process that torchrun has started it is no matter.
+        devices: how many of this machine; of one of several processes of torch or JAX it is no
+            matter.
 
     Raises:
-        ValueError: if there are fewer.
+        ValueError: if there are fewer, or it is not known which of several processes this is.
     """
     with contextlib.ExitStack() as stack:
         if BACKEND == "torch" and "RANK" in os.environ:
             stack.enter_context(_process_of_torch())
+        elif BACKEND == "jax" and int(os.environ.get(PROCESSES) or 1) > 1:
+            stack.enter_context(_process_of_jax())
         elif BACKEND == "jax" and devices > 1:
             stack.enter_context(_devices_of_jax(devices))
         elif BACKEND == "tensorflow" and devices > 1:
@@ -85,24 +97,18 @@ def on_devices(devices: int) -> Iterator[None]:
 
 
 def check_alone() -> None:
-    """Raise ValueError in one of several processes of JAX or TensorFlow.
+    """Raise ValueError in one of several processes of TensorFlow.
 
     The command does not bring those together: each would train for itself, into the same folder.
     """
-    if BACKEND == "jax":
-        name = "KERAS_DISTRIBUTION_NUM_PROCESSES"
-        several = int(os.environ.get(name) or 1)
-    elif BACKEND == "tensorflow":
-        name = "TF_CONFIG"
-        tasks = json.loads(os.environ.get(name) or "{}").get("cluster", {})
-        several = sum(map(len, tasks.values()))
-    else:
+    if BACKEND != "tensorflow":
         return
+    tasks = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
+    several = sum(map(len, tasks.values()))
     if several > 1:
         raise ValueError(
-            f"the command trains on several hosts with torch alone, by torchrun, and {name} tells "
-            f"of {several} processes: unset it for a training on this host, or start one on "
-            "several hosts of JAX from Python (docs/devices.md)"
+            "the command trains on several hosts with torch and JAX, and TF_CONFIG tells of "
+            f"{several} processes: unset it for a training on this host (docs/devices.md)"
         )
 
 
@@ -115,6 +121,40 @@ def _process_of_torch():
         yield
     finally:
         dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _process_of_jax():
+    missing = [name for name in (ADDRESSES, PLACE) if not os.environ.get(name)]
+    if missing:
+        raise ValueError(f"{PROCESSES} tells of several processes: set {' and '.join(missing)} too")
+    # As `keras.distribution.initialize`, which would miss one that is gone for longer.
+    known = inspect.signature(jax.distributed.initialize).parameters
+    names = ("heartbeat_timeout_seconds", "shutdown_timeout_seconds")
+    jax.distributed.initialize(
+        os.environ[ADDRESSES].split(",")[0],
+        int(os.environ[PROCESSES]),
+        int(os.environ[PLACE]),
+        **{name: SECONDS for name in names if name in known},
+    )
+    try:
+        with keras.distribution.DataParallel(auto_shard_dataset=False).scope():
+            yield
+            replicas.barrier()  # the first one may have images to make
+    except (RuntimeError, ValueError) as error:
+        if not any(sign in str(error) for sign in ("Gloo", "NCCL")):
+            raise
+        atexit.register(_leave)
+        raise ConnectionError(
+            f"another process of the training is gone, and this one ends with it: {error}"
+        ) from error
+
+
+def _leave():
+    """End without JAX's own end, which waits for the other processes."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(1)
 
 
 def _devices_of_jax(devices):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 import keras
 from keras import ops
 
+from keras_dit.backend.replicas import own, processes
 from keras_dit.backend.selection import BACKEND
 
 __all__ = ["LiveValues"]
@@ -81,14 +82,16 @@ class LiveValues:
 
         Returns:
             The variables where nothing runs, in the main thread; else a tensor for each, a copy.
+            Of several processes of JAX each has its own, so that it need not wait for the others.
         """
-        if not self._runs and threading.current_thread() is threading.main_thread():
+        main = threading.current_thread() is threading.main_thread()
+        if not self._runs and main and (BACKEND != "jax" or processes()[1] == 1):
             return variables
         while True:
             with self._turn, self._step:
                 values = self._values(model, variables)
                 if values is not None:
-                    return [ops.copy(ops.stop_gradient(value)) for value in values]
+                    return [ops.copy(ops.stop_gradient(value)) for value in own(values)]
             time.sleep(0.001)  # the trainer has taken them, and its first step has not begun
 
     @contextlib.contextmanager

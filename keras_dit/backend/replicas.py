@@ -9,7 +9,8 @@ Reference:
     Li et al., PyTorch Distributed: Experiences on Accelerating Data Parallel Training (2020).
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -30,12 +31,14 @@ else:
 
 __all__ = [
     "agreed",
+    "alone",
     "anywhere",
     "barrier",
     "can_decide",
     "drawn",
     "leads",
     "mean",
+    "own",
     "processes",
     "replicas",
     "share",
@@ -153,6 +156,31 @@ def can_decide(model: keras.Model) -> bool:
 def leads() -> bool:
     """Whether this process writes files and says things: one of all does."""
     return processes()[0] == 0 and not sharing.helps()
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """While this runs, this process makes what is its own, such as a file: the others need not.
+
+    A variable of a `keras.distribution` over processes is made by all of them together: JAX waits
+    there until each has given its value. Keras makes variables even while it saves a model.
+    """
+    if BACKEND != "jax" or processes()[1] == 1:
+        yield
+        return
+    together = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(together)
+
+
+def own(values: Sequence) -> list:
+    """Of values that each process holds whole its own, with which it can compute alone."""
+    if BACKEND != "jax" or processes()[1] == 1:
+        return list(values)
+    return [v.addressable_data(0) if v.is_fully_replicated else v for v in values]
 
 
 def agreed(number: int) -> int:

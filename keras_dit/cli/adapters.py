@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from keras_dit import adapt, files
+from keras_dit import adapt, backend, files
 from keras_dit.adapt import adapter_files
 from keras_dit.adapt.lora import BLOCKS, words
 from keras_dit.cli import options
@@ -99,7 +99,7 @@ def begin(
     if settings.lora_whole is None:
         settings.lora_whole = new_parts(model.network, changes, class_names)
     if folder is not None:
-        with files.beside(folder / BELOW) as new:
+        with backend.alone(), files.beside(folder / BELOW) as new:
             model.network.save(new)
     _add(model.network, settings)
     whole = f"; whole: {settings.lora_whole}" if settings.lora_whole else ""

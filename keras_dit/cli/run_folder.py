@@ -12,7 +12,7 @@ import keras
 from keras import ops
 
 import keras_dit
-from keras_dit import files
+from keras_dit import backend, files
 from keras_dit.cli import adapters, common, looks, texts
 from keras_dit.cli.progress import Stopwatch
 from keras_dit.codecs import Autoencoder, Codec
@@ -41,7 +41,7 @@ def write_config(folder: pathlib.Path, settings: dict, data, model) -> None:
     """config.json: with what, on what and as what a run was started."""
     config = {
         "keras_dit": keras_dit.__version__,
-        "backend": keras_dit.backend.BACKEND,
+        "backend": backend.BACKEND,
         "arguments": settings,
         "class_names": list(data.class_names or ()),
         "prompts": texts.previews(data),
@@ -54,7 +54,8 @@ def write_config(folder: pathlib.Path, settings: dict, data, model) -> None:
 def keep_autoencoder(folder: pathlib.Path, codec: Codec) -> None:
     """Put the autoencoder of a run into its folder once: no checkpoint repeats it."""
     if isinstance(codec, Autoencoder):
-        codec.save(folder / AUTOENCODER)
+        with backend.alone():
+            codec.save(folder / AUTOENCODER)
 
 
 def snapshots(folder: pathlib.Path, model) -> list[Snapshots]:

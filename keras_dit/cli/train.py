@@ -353,8 +353,9 @@ def _scoring(model, data, settings, bar):
             "--evaluate-every compares images with the data, which are latents: leave it out, and "
             "score the run with keras-dit evaluate"
         )
-    features = evaluation.open_features(settings.evaluate_features, data, verbose=True)
-    reference = evaluation.reference(data, features, verbose=True)
+    with backend.alone():  # as the first process then scores
+        features = evaluation.open_features(settings.evaluate_features, data, verbose=True)
+        reference = evaluation.reference(data, features, verbose=True)
     every = settings.evaluate_every
     scoring = evaluation.Scoring(reference, features, every, saying=lambda w: bar.bar.saying(w))
     return [scoring], scoring.monitor
