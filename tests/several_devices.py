@@ -127,7 +127,8 @@ def main(devices, folder, other=None):
 
 
 def others(folder, labels, keep, found):
-    """Train on latents that were cached, then on whole batches of a data set without parts.
+    """Train on latents that were cached, on whole batches of a data set without parts, and on what
+    a generator gives, of several processes to each its part.
 
     What is saved and drawn then is made by one process, while others wait for it.
     """
@@ -165,9 +166,18 @@ def others(folder, labels, keep, found):
     model = keras_dit.Diffusion(network, codec=codec, ema=0.9)
     model.compile(keras.optimizers.SGD(0.1), jit_compile=BACKEND == "jax")
     latents = datasets.cached_latents(folder / "latents", 8, flip=True)
+
+    def generator():
+        while True:
+            yield from (latents.batch(0, index, backend.processes()) for index in range(3))
+
     kept = checkpoints.Checkpoint(folder / "latents_run", every=0)
-    for name, data, callbacks in (("latents", latents, [kept]), ("whole", Whole(), [])):
-        keep(name, model, model.fit(data, verbose=0, callbacks=callbacks).history)
+    for name, data, rest in (
+        ("latents", latents, {"callbacks": [kept]}),
+        ("whole", Whole(), {}),
+        ("generator", generator(), {"steps_per_epoch": 3, "epochs": 2}),
+    ):
+        keep(name, model, model.fit(data, verbose=0, **rest).history)
     if backend.leads() and BACKEND != "tensorflow":  # which has one process only
         model.save(folder / "model.keras")
         found["drawn"] = model.generate([0, 1, 2], steps=1)

@@ -115,6 +115,17 @@ def test_every_kind_of_data_trains_alike(kind, expected):
     assert_same(expected, diffusion, atol=1e-6)
 
 
+@missing("tensorflow")
+def test_data_of_unknown_length_takes_the_same_random_numbers():
+    """Keras asks for a step more than there are, by which it sees that an epoch is over."""
+    trained = []
+    for change in (lambda data: data, lambda data: data.filter(lambda *_: True)):
+        keras.utils.set_random_seed(0)
+        trained.append(make())
+        trained[-1].fit(change(tf_dataset(*data(8))), epochs=2, verbose=0)
+    assert_same(*trained, atol=1e-6)
+
+
 def test_a_weight_of_two_is_the_sample_twice_and_of_zero_its_absence():
     x, y = data(4)
     weighted, listed = fixed(), fixed()

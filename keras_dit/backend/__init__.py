@@ -76,6 +76,7 @@ from keras_dit.backend.sharing import (
 )
 from keras_dit.backend.tensorflow_data import mapped_on_host
 from keras_dit.backend.training import (
+    BuiltModel,
     apply_gradients,
     branch,
     fingerprints,
@@ -91,6 +92,7 @@ from keras_dit.backend.values import compute_values, holding, laid_out, tensor_b
 __all__ = [
     "BACKEND",
     "EXPORT_FORMAT",
+    "BuiltModel",
     "LiveValues",
     "ShareDone",
     "ShareError",

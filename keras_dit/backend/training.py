@@ -21,6 +21,7 @@ else:
     import tensorflow as tf
 
 __all__ = [
+    "BuiltModel",
     "apply_gradients",
     "branch",
     "fingerprints",
@@ -31,6 +32,18 @@ __all__ = [
     "remat",
     "without_gradient",
 ]
+
+
+class BuiltModel(keras.Model):
+    """A Keras model that is built when it is made.
+
+    Under a `tf.distribute` strategy Keras reads a batch to build a model by, and begins the data
+    anew: of a generator that batch, and what was read ahead of it, would be lost.
+    """
+
+    # Private name of Keras. If it goes, so does the loss, or tests/test_devices.py finds it again.
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        super()._maybe_symbolic_build(data_batch=data_batch)
 
 
 def keras_step(model: keras.Model, step: Callable[[Any], dict], *arguments) -> Any:
@@ -47,8 +60,13 @@ def keras_step(model: keras.Model, step: Callable[[Any], dict], *arguments) -> A
     Reference:
         Keras guides: Customizing what happens in `fit()`, one for each backend.
     """
-    if BACKEND != "jax":
+    if BACKEND == "torch":
         return step(*arguments)
+    if BACKEND == "tensorflow":
+        # Not before the batch is there: at the end of data whose length it does not know Keras asks
+        # for one more step, and random numbers would move on though none comes.
+        with tf.control_dependencies(list(filter(tf.is_tensor, tree.flatten(arguments)))):
+            return step(*arguments)
     state, data = arguments
     groups = [model.trainable_variables, model.non_trainable_variables, model.metrics_variables]
     if len(state) == 4:  # in training

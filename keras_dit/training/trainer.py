@@ -26,7 +26,7 @@ class Beside(keras.layers.Layer):
         self.built = True
 
 
-class Trainer(keras.Model):
+class Trainer(backend.BuiltModel):
     """Trains a network by the steps of `training.step`. A subclass has the parts it names.
 
     Attributes:
