@@ -189,6 +189,7 @@ class Diffusion(Trainer):
         cache: Cache | None = None,
         jit_compile: bool | str = "auto",
         conditions: dict | None = None,
+        image_size: int | tuple[int, int] | None = None,
         caching: Cache | None = None,
     ) -> np.ndarray:
         """Make images.
@@ -222,6 +223,8 @@ class Diffusion(Trainer):
                 False: they are not; "auto": what measures fastest, the time to compile counted.
             conditions: what the network is told, a dict of values by name, one for each image;
                 what is not named is not said.
+            image_size: (H, W) of the images, or one integer for both, of a network that is for
+                several sizes; None: the first. (`adapt.resize` makes a network for another one.)
             caching: the name of `cache` in 0.1.0.
 
         Returns:
@@ -232,7 +235,7 @@ class Diffusion(Trainer):
         """
         settings = steps, solver, guidance, grid, seed, batch_size, callback, verbose, cache
         batches = self.generate_batches(
-            labels, num_images, *settings, jit_compile, conditions, caching
+            labels, num_images, *settings, jit_compile, conditions, image_size, caching
         )
         made: list[np.ndarray] = []
         try:
@@ -263,6 +266,7 @@ class Diffusion(Trainer):
         cache: Cache | None = None,
         jit_compile: bool | str = "auto",
         conditions: dict | None = None,
+        image_size: int | tuple[int, int] | None = None,
         caching: Cache | None = None,
     ) -> Iterator[np.ndarray]:
         """Make images batch by batch, so that all of them never are in memory at once.
@@ -293,7 +297,8 @@ class Diffusion(Trainer):
         batches = max(math.ceil(count / batch_size), min(backend.members(), count))
         chunks = np.array_split(np.arange(count), batches)
         guidance.simplified(times, np.arange(count), count)  # so that its errors come now
-        run = Run(self.denoiser(), times, count, solver, guidance, cache, seed, callback)
+        shape = checks.sample_shape(self.network, self.codec, image_size)
+        run = Run(self.denoiser(), times, count, solver, guidance, cache, seed, callback, shape)
         return self._generation(run, chunks, condition, self._decode, verbose, jit_compile)
 
     def _decode(self, samples):

@@ -334,6 +334,31 @@ def _draft(file, height, width):
             return
 
 
+def size(path: str | os.PathLike) -> tuple[int, int]:
+    """The height and width of an image file as `read` gives it, without decoding it.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        OSError: if it is no image; the message names the file.
+
+    Example:
+
+    >>> import keras_dit, numpy, tempfile
+    >>> path = tempfile.mkdtemp() + "/grey.png"
+    >>> keras_dit.images.save_png(path, numpy.zeros((6, 8, 1), "uint8"))
+    >>> keras_dit.images.size(path)
+    (6, 8)
+    """
+    try:
+        with Image.open(path) as file:
+            lies = file.getexif().get(_ORIENTATION, 1) >= 5
+            return (file.width, file.height) if lies else (file.height, file.width)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise OSError(f"cannot read the image {path}: {error}") from error
+
+
 def read(
     path: str | os.PathLike,
     image_size: tuple[int, int] | None = None,

@@ -64,6 +64,7 @@ from keras_dit.backend.replicas import (
     spread,
     whole,
 )
+from keras_dit.backend.shapes import of_each_shape, with_open_sides
 from keras_dit.backend.sharing import (
     ShareDone,
     ShareError,
@@ -146,6 +147,7 @@ __all__ = [
     "move_averages",
     "multiply_add",
     "norm",
+    "of_each_shape",
     "on_devices",
     "open_batch",
     "partition",
@@ -166,6 +168,7 @@ __all__ = [
     "team",
     "tensor_beside",
     "whole",
+    "with_open_sides",
     "without_gradient",
     "without_memory",
 ]

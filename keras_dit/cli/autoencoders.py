@@ -3,6 +3,8 @@
 import os
 from collections.abc import Iterator
 
+import numpy as np
+
 from keras_dit.cli.common import counted
 from keras_dit.codecs import Autoencoder, Codec, Pixels
 from keras_dit.datasets import ImageBatches, LatentFacts, LatentFiles
@@ -45,6 +47,9 @@ def words(data: ImageBatches, codec: Codec) -> str:
     height, width, channels = getattr(data.images, "image_shape", data.input_shape)
     colour = "grey" if channels == 1 else "colour"
     seen = f"{height}x{width}, {colour}"
+    if len(data.image_sizes) > 1:
+        each = zip(data.image_sizes, np.bincount(data.images.buckets), strict=True)
+        seen = ", ".join(f"{h}x{w} ({count:,})" for (h, w), count in each) + f", {colour}"
     if isinstance(codec, Autoencoder):
         latent = "x".join(map(str, codec.sample_shape(data.input_shape)))
         kept = "kept" if isinstance(data.images, LatentFiles) else "made in each step"

@@ -90,7 +90,8 @@ def _description(found, path):
     if isinstance(model.codec, Autoencoder):
         yield from autoencoders.of_codec(model.codec, model.network.image_shape)
     else:
-        yield f"images    {height} x {width}, {counted(channels, 'channel')}, {model.codec}"
+        sizes = ", ".join(f"{height} x {width}" for height, width in model.network.sizes)
+        yield f"images    {sizes}, {counted(channels, 'channel')}, {model.codec}"
     yield f"classes   {_classes(model.network.num_classes, found.class_names)}"
     for name, condition in model.network.conditions.items():
         if name != "label":

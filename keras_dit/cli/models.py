@@ -258,7 +258,7 @@ def sampling(
 
 
 def sized(model: Model, size: int | tuple[int, int]) -> Model:
-    """The model for images of another size than it was trained on.
+    """The model for images of one size: one that it was trained on, or another.
 
     Args:
         model: of any kind that `adapt.resize` takes.
@@ -271,7 +271,8 @@ def sized(model: Model, size: int | tuple[int, int]) -> Model:
     height, width = (size, size) if isinstance(size, int) else size
     channels = old.codec.data_shape(old.network.image_shape)[-1]
     shape = old.codec.sample_shape((height, width, channels))
-    network = resize(old.sampling_network(), input_shape=shape, spread=False, say=None)
+    spread = shape[:2] in old.network.sizes  # as it was trained
+    network = resize(old.sampling_network(), input_shape=shape, spread=spread, say=None)
     return Model(sampling(old, network), model.class_names, model.taken)
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "shape",
     "share",
     "size",
+    "sizes",
     "spelled",
     "whole_share",
 ]
@@ -149,6 +150,14 @@ def size(text: str) -> int | tuple[int, int]:
             f"must be a side such as 64, or height x width such as 64x96, not {text!r}"
         )
     return (sides[0], sides[1]) if len(sides) == 2 else sides[0]
+
+
+def sizes(text: str) -> int | tuple[int, int] | list[tuple[int, int]]:
+    """One `size`, or several with commas, each then height and width."""
+    found = [size(part) for part in text.split(",")]
+    if len(found) == 1:
+        return found[0]
+    return [(one, one) if isinstance(one, int) else one for one in found]
 
 
 def shape(text: str) -> tuple[int, ...]:

@@ -5,17 +5,20 @@ estimated before it begins.
 """
 
 import argparse
+import itertools
 import math
+from collections.abc import Sequence
 
 from keras_dit import backend
 from keras_dit.cli import recipe, texts
 from keras_dit.cli.common import counted
 from keras_dit.codecs import Codec, Pixels
+from keras_dit.datasets import ImageBatches
 from keras_dit.networks import preset_config
 from keras_dit.networks.cost import count_parameters
 from keras_dit.networks.memory import training_memory
 
-__all__ = ["fill", "suited"]
+__all__ = ["fill", "sample_sizes", "suited"]
 
 SIZE = {"hidden_size": 128, "depth": 4, "num_heads": 4}  # where neither preset nor size is given
 MOST_TOKENS = 256  # of an image, where the patch is chosen
@@ -65,7 +68,7 @@ def fill(
     """
     if network is None:
         smallest = 2 if isinstance(codec, Pixels) else 1
-        _size(settings, codec.sample_shape(data.input_shape), smallest)
+        _size(settings, sample_sizes(data, codec), smallest)
 
     def chosen():
         if network is None:
@@ -83,27 +86,34 @@ def config(settings: argparse.Namespace, data, codec: Codec = PIXELS) -> dict:
     size = size or own
     shape = codec.sample_shape(data.input_shape)
     facts = {"input_shape": shape, "num_classes": data.num_classes}
+    if len(data.image_sizes) > 1:
+        facts["image_sizes"] = sample_sizes(data, codec)
     told, own = texts.parts(data, size["num_heads"]), recipe.network_parts(settings.method)
     conditions = {**told.get("conditions", {}), **own["conditions"]}
     return {**size, **facts, **told, **own, "conditions": conditions, "remat": bool(settings.remat)}
 
 
-def _size(settings, input_shape, smallest):
+def sample_sizes(data: ImageBatches, codec: Codec) -> tuple[tuple[int, int], ...]:
+    """(H, W) of all that the network sees of the images' sizes."""
+    channels = data.input_shape[-1]
+    return tuple(tuple(codec.sample_shape((*size, channels))[:2]) for size in data.image_sizes)
+
+
+def _size(settings, sizes, smallest):
     if settings.preset:
         return  # its numbers are known by its name
     for name, value in SIZE.items():
         if getattr(settings, name) is None:
             setattr(settings, name, value)
     if settings.patch_size is None:
-        settings.patch_size = patch_size(input_shape, smallest)
+        settings.patch_size = patch_size(sizes, smallest)
 
 
-def patch_size(input_shape: tuple[int, int, int], smallest: int = 2) -> int:
+def patch_size(sizes: Sequence[tuple[int, int]], smallest: int = 2) -> int:
     """The smallest patch, from that one on, that leaves so many tokens; else the largest."""
-    height, width, _ = input_shape
-    divisor = math.gcd(height, width)
+    divisor, pixels = math.gcd(*itertools.chain(*sizes)), max(map(math.prod, sizes))
     sides = [side for side in range(smallest, divisor + 1) if divisor % side == 0] or [1]
-    return next((s for s in sides if height * width // s**2 <= MOST_TOKENS), sides[-1])
+    return next((s for s in sides if pixels // s**2 <= MOST_TOKENS), sides[-1])
 
 
 def _network(settings, chosen):
@@ -124,6 +134,8 @@ def _memory(settings, data, config):
 
     def takes():
         chosen = config()
+        sizes = (chosen["input_shape"][:2], *chosen.get("image_sizes", ()))
+        chosen["input_shape"] = (*max(sizes, key=math.prod), chosen["input_shape"][-1])
         averages = 4 * count_parameters(chosen) * _more_averages(settings)
         return backend.step_memory().program + training_memory(chosen, batch) + averages
 

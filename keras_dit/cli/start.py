@@ -104,6 +104,9 @@ def _changes(given, data, network, codec):
         wanted["patch_size"] = given["patch_size"]
     has = {**network.config, "num_classes": network.num_classes}
     changes = {name: value for name, value in wanted.items() if value != has.get(name)}
+    sizes = plan.sample_sizes(data, codec)[1:]
+    if sizes != network.sizes[1:]:
+        changes["image_sizes"] = sizes
     others = {n: c for n, c in network.conditions.items() if n != "label"}
     told = {n: c for n, c in others.items() if n in data.conditions or c.of_process}
     new = texts.conditions(data, network)
@@ -120,7 +123,7 @@ def _check_patch(settings, given, network, changes):
         raise ValueError(
             f"--from {settings.source}: its patches of {patch} do not cut what the network would "
             f"see, {height} x {width}: give another --image-size, or --patch-size "
-            f"{plan.patch_size((height, width, 1))}"
+            f"{plan.patch_size([(height, width)])}"
         )
 
 

@@ -5,6 +5,7 @@ import shlex
 import time
 
 import keras
+import numpy as np
 
 from keras_dit import adapt, backend, datasets, evaluation, processes
 from keras_dit.cli import (
@@ -91,7 +92,9 @@ def add_arguments(command):
 def _add_data(group, count):
     add, yes = group.add_argument, {"action": "store_true", "default": None}
     add("--data", metavar="DATA", help=f"{', '.join(sources.NAMES)}, a folder or an array file")
-    add("--image-size", type=options.size, metavar="SIZE", help="side, or HxW such as 64x96")
+    several = "side, or HxW such as 64x96; or several, such as 64,48x80,80x48, of which each image "
+    several += "has the one that shows most of it"
+    add("--image-size", type=options.sizes, metavar="SIZE", help=several)
     add("--channels", type=int, choices=(1, 3), help="1: grey images stay grey; default: 3")
     add("--flip", **yes, help="mirror images left to right at random; default: latents, if kept")
     made = "the network is to see the latents of that file or folder; default: of DATA"
@@ -312,7 +315,9 @@ def _data(settings):
 
 
 def _size(size):
-    return tuple(size) if isinstance(size, list) else size  # JSON has no tuples
+    if not isinstance(size, list):
+        return size
+    return [tuple(one) for one in size] if np.ndim(size) == 2 else tuple(size)  # JSON has none
 
 
 def _compile(model, settings, data):

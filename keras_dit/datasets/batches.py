@@ -1,7 +1,8 @@
 """Batches of images for `fit`, streamed from an array or from files.
 
 Batch i of epoch e holds the samples order_e[i·B … (i + 1)·B − 1], where order_e is drawn from
-(seed, e) alone: a pure function of (seed, e, i), so a run can be resumed at any batch.
+(seed, e) alone: a pure function of (seed, e, i), so a run can be resumed at any batch. So it is of
+images of several sizes, each of whose batches is of one size.
 """
 
 import copy
@@ -13,8 +14,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dit import draws
+from keras_dit import draws, notices
 from keras_dit import images as pixels
+from keras_dit.datasets import buckets
 from keras_dit.datasets.ahead import Ahead
 from keras_dit.datasets.parts import (
     Contents,
@@ -65,7 +67,8 @@ class ImageBatches(keras.utils.PyDataset):
             with a length and an image at each index, such as `ImageFiles`. Bytes stay bytes until
             their batch is asked for. What has `read(indices, mirrored)`, such as `LatentFiles`,
             reads a batch at once and mirrors by itself. While batches are asked for in a row, the
-            next two are read ahead where images is not an array.
+            next two are read ahead where images is not an array. Where it has `buckets`, which
+            say which of its `image_sizes` each image has, batches are of one size each.
         labels: (N,) integers of at least 0, or None.
         batch_size: B, images in a batch.
         shuffle: whether every epoch has its own random order.
@@ -81,8 +84,9 @@ class ImageBatches(keras.utils.PyDataset):
             each an array (N, ...), a tuple of such arrays, or a list of N values.
 
     Attributes:
-        input_shape: (H, W, C). num_classes: number of names, None without labels. validation:
-            batches for `fit(validation_data=)`, from `load`; None where there are none.
+        input_shape: (H, W, C), of several sizes the first. image_sizes: (H, W) of all.
+            num_classes: number of names, None without labels. validation: batches for
+            `fit(validation_data=)`, from `load`; None where there are none.
             conditions: all that is known of each image, the labels as "label" among them.
 
     Raises:
@@ -121,6 +125,7 @@ class ImageBatches(keras.utils.PyDataset):
         self.validation: Any = None
         self._check_sizes()
         self.input_shape = _image_shape(images)
+        self.image_sizes = getattr(images, "image_sizes", (self.input_shape[:2],))
         if isinstance(images, np.ndarray):
             _as_float(images[:0], value_range)  # a wrong dtype shows now
         self.labels = None if labels is None else checked_labels(labels, len(images))
@@ -160,8 +165,20 @@ class ImageBatches(keras.utils.PyDataset):
 
     def __len__(self) -> int:
         """The number of batches in an epoch."""
+        if self._buckets is not None:
+            return len(self.counts)
         batches = len(self.images) / self.batch_size
         return math.floor(batches) if self.drop_remainder else math.ceil(batches)
+
+    @property
+    def _buckets(self):
+        return getattr(self.images, "buckets", None)
+
+    @property
+    def counts(self) -> list[int]:
+        """The number of images in each batch, in some order."""
+        of = np.zeros(len(self.images), int) if self._buckets is None else self._buckets
+        return buckets.counts(of, self.batch_size, self.drop_remainder)
 
     def batch(self, epoch: int, index: int, part: tuple[int, int] = (0, 1)) -> tuple[Any, ...]:
         """Batch index of an epoch, whatever was asked for before.
@@ -195,15 +212,25 @@ class ImageBatches(keras.utils.PyDataset):
     def _batch(self, place):
         epoch, index, part = place
         count = len(self.images)
-        samples = slice(index * self.batch_size, (index + 1) * self.batch_size)
         order = draws.permutation(count, self.seed, epoch) if self.shuffle else np.arange(count)
-        chosen = part_of(order[samples], part)
+        if self._buckets is None:
+            samples = order[index * self.batch_size : (index + 1) * self.batch_size]
+        else:
+            samples = self._samples(order, epoch)[index]
+        chosen = part_of(samples, part)
         mirrored = draws.flips(count, self.seed, epoch)[chosen] if self.flip else None
         images = _as_float(self._read(chosen, mirrored), self.value_range)  # (B, H, W, C)
         if not self.conditions:
             return (images,)
         known = {name: taken(values, chosen) for name, values in self.conditions.items()}
         return images, known["label"] if list(known) == ["label"] else known
+
+    def _samples(self, order, epoch):
+        """Those of each batch of an epoch of several sizes."""
+        cuts = buckets.batches(self._buckets, order, self.batch_size, self.drop_remainder)
+        if not self.shuffle:
+            return cuts
+        return [cuts[i] for i in draws.permutation(len(cuts), self.seed, epoch)]
 
     def first(self, count: int) -> "ImageBatches":
         """Batches of the first so many of the images."""
@@ -250,6 +277,21 @@ def usual_batch_size(count: int, most: int = 128) -> int:
     return min(most, 2 ** max(0, int(math.log2(max(count, 1) / 4))))
 
 
+def _with_enough(contents, batch_size):
+    """The contents without sizes of which there is no whole batch; their images have the next."""
+    if getattr(contents.images, "buckets", None) is None:
+        return contents
+    before, images = contents.images.image_sizes, contents.images.without_small(batch_size)
+    lost = [size for size in before if size not in images.image_sizes]
+    if lost:
+        words = ", ".join(f"{height} x {width}" for height, width in lost)
+        notices.warn(f"of {words} there are fewer images than a batch: they are of the next size")
+    held = contents.validation
+    if held is not None:
+        held = held._replace(images=held.images.at(images.image_sizes))
+    return contents._replace(images=images, validation=held)
+
+
 def batches_of(
     contents: Contents, batch_size: int | None = None, *, threads: int = 8, **moving: Any
 ) -> ImageBatches:
@@ -276,6 +318,7 @@ def batches_of(
         )
 
     size = usual_batch_size(len(contents.images)) if batch_size is None else batch_size
+    contents = _with_enough(contents, size)
     batches = made(contents, size, **moving)
     if contents.validation is not None:
         still = {"shuffle": False, "drop_remainder": False}

@@ -1,7 +1,7 @@
 """Images in folders: a folder for each class, or all in one."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -9,10 +9,28 @@ import numpy as np
 
 from keras_dit import images, notices
 from keras_dit.datasets.batches import ImageBatches, batches_of
+from keras_dit.datasets.buckets import best_size
 from keras_dit.datasets.listing import list_folder
 from keras_dit.datasets.parts import Contents, divide
 
-__all__ = ["ImageFiles", "checked_size", "decoded_whole", "image_folder", "read_folder"]
+__all__ = [
+    "ImageFiles",
+    "checked_size",
+    "checked_sizes",
+    "decoded_whole",
+    "image_folder",
+    "read_folder",
+]
+
+
+Sizes = int | tuple[int, int] | Sequence[tuple[int, int]]
+
+
+def checked_sizes(image_size: Any) -> tuple[tuple[int, int], ...]:
+    """One or more image sizes, each (H, W), or one integer for both sides; or ValueError."""
+    if np.ndim(image_size) < 2:
+        return (checked_size(image_size),)
+    return tuple(dict.fromkeys(map(checked_size, image_size)))
 
 
 def checked_size(image_size: Any) -> tuple[int, int]:
@@ -35,12 +53,16 @@ class ImageFiles:
 
     Args:
         paths: the files.
-        image_size: (H, W), or one integer for both.
+        image_size: (H, W), or one integer for both; or a list of several (H, W), of which each
+            image is read at the one that shows most of it. For that the head of each file is read.
         channels: 3 for colour, 1 for grey.
         draft: whether the decoder of a JPEG may make it smaller, as for `keras_dit.images.read`.
+        buckets: which of several sizes each image has, ints (N,); None: to be found out.
 
     Attributes:
-        shape: (N, H, W, C), without reading a file.
+        shape: (N, H, W, C), without decoding a file; of several sizes the first.
+        image_sizes: all of them, (H, W) each.
+        buckets: ints (N,), or None of one size.
 
     Raises:
         ValueError: on an argument out of its range.
@@ -57,14 +79,19 @@ class ImageFiles:
     def __init__(
         self,
         paths: Iterable[str | os.PathLike],
-        image_size: int | tuple[int, int],
+        image_size: Sizes,
         channels: int = 3,
         draft: bool = False,
+        buckets: np.ndarray | None = None,
     ):
         if channels not in (1, 3):
             raise ValueError(f"channels must be 1 or 3. Received: channels={channels}")
         self.paths, self.channels, self.draft = list(paths), channels, bool(draft)
-        self.image_size = checked_size(image_size)
+        self.image_sizes = checked_sizes(image_size)
+        self.image_size = self.image_sizes[0]
+        self.buckets = buckets
+        if buckets is None and len(self.image_sizes) > 1:
+            self.buckets = _best_sizes(self.paths, self.image_sizes)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -77,17 +104,48 @@ class ImageFiles:
 
     def __getitem__(self, index: int) -> np.ndarray:
         """Image index, uint8 (H, W, C)."""
-        return images.read(self.paths[index], self.image_size, self.channels, self.draft)
+        size = self.image_size if self.buckets is None else self.image_sizes[self.buckets[index]]
+        return images.read(self.paths[index], size, self.channels, self.draft)
 
     def subset(self, indices: Iterable[int]) -> "ImageFiles":
         """The images of these indices, in their order, as another sequence."""
+        indices = list(indices)
         paths = [self.paths[i] for i in indices]
-        return ImageFiles(paths, self.image_size, self.channels, self.draft)
+        buckets = None if self.buckets is None else self.buckets[indices]
+        return ImageFiles(paths, self.image_sizes, self.channels, self.draft, buckets)
+
+    def without_small(self, count: int) -> "ImageFiles":
+        """The same images, without the sizes that fewer of them have than so many, but at best."""
+        if self.buckets is None:
+            return self
+        sizes = np.bincount(self.buckets, minlength=len(self.image_sizes))
+        rarest = int(np.argmin(sizes))
+        if sizes[rarest] >= count:
+            return self
+        left = [size for i, size in enumerate(self.image_sizes) if i != rarest]
+        return self.at(left).without_small(count)
+
+    def at(self, sizes: Any) -> "ImageFiles":
+        """The same images at other sizes."""
+        return ImageFiles(self.paths, sizes, self.channels, self.draft)
+
+
+def _best_sizes(paths, sizes):
+    """Which of the sizes each file is read at; one that cannot be read at the first."""
+
+    def best(path):
+        try:
+            return best_size(images.size(path), sizes)
+        except OSError:
+            return 0
+
+    with ThreadPoolExecutor(8) as pool:
+        return np.array(list(pool.map(best, paths)), int)
 
 
 def decoded_whole(contents: Any) -> Any:
-    """A sequence of images without drafts, for what is kept or compared; others as they are."""
-    if not getattr(contents, "draft", False):
+    """Images of one size without drafts, for what is kept or compared; others as they are."""
+    if not getattr(contents, "draft", False) and getattr(contents, "buckets", None) is None:
         return contents
     return ImageFiles(contents.paths, contents.image_size, contents.channels)
 
@@ -122,7 +180,7 @@ def _without_unreadable(contents, threads):
 
 def read_folder(
     folder: str | os.PathLike,
-    image_size: int | tuple[int, int],
+    image_size: Sizes,
     channels: int = 3,
     *,
     labelled: bool = True,
@@ -148,7 +206,7 @@ def read_folder(
 
 def image_folder(
     folder: str | os.PathLike,
-    image_size: int | tuple[int, int],
+    image_size: Sizes,
     channels: int = 3,
     batch_size: int = 128,
     *,
@@ -173,7 +231,9 @@ def image_folder(
 
     Args:
         folder: FOLDER of FOLDER/CLASS/IMAGE.png, or of FOLDER/IMAGE.png.
-        image_size: (H, W) to which every image is resized and cut, or one integer for both.
+        image_size: (H, W) to which every image is resized and cut, or one integer for both; or a
+            list of several (H, W), of which each image has the one that shows most of it: batches
+            are of one size each.
         channels: 3 for colour, 1 for grey.
         batch_size: images in a batch.
         flip: whether an image is mirrored left to right at random.

@@ -8,7 +8,7 @@ from PIL import Image
 from keras_dit import notices
 from keras_dit.datasets import arrays, captioned, idx, latents
 from keras_dit.datasets.batches import ImageBatches, batches_of
-from keras_dit.datasets.folders import checked_size, read_folder
+from keras_dit.datasets.folders import Sizes, checked_size, read_folder
 from keras_dit.datasets.listing import list_folder
 from keras_dit.datasets.parts import Contents, divide, limited
 from keras_dit.registry import Registry, nearest_first
@@ -82,7 +82,7 @@ def load(
     source: str | os.PathLike,
     batch_size: int | None = None,
     *,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: Sizes | None = None,
     channels: int | None = None,
     flip: bool | None = None,
     seed: int = 0,
@@ -101,8 +101,8 @@ def load(
             array file: `.npy` with images (N, H, W, C), `.npz` with such `images` and perhaps
             `labels` and `class_names`. A name wins over a folder; `./digits` is the folder.
         batch_size: images in a batch; None: 128, or less for fewer than 512 images.
-        image_size: (H, W), or one integer, for a folder of images, which needs it; else None,
-            or the size that the images have.
+        image_size: (H, W), or one integer, for a folder of images, which needs it, or a list of
+            several as for `image_folder`; else None, or the size that the images have.
         channels: of a folder of images: 3 for colour (None), 1 for grey; else None, or what the
             images have.
         flip: whether an image is mirrored left to right at random; None: it is not, but for

@@ -36,7 +36,8 @@ class FinalLayer(keras.layers.Layer):
         norm: of the tokens, an unbuilt layer; None: `LayerNorm()`.
 
     Call:
-        tokens (B, (H/p) (W/p), D), a `Context` or its vector (B, D) -> image (B, H, W, O).
+        tokens (B, (H/p) (W/p), D), a `Context` or its vector (B, D) -> image (B, H, W, O). A third
+        argument is (H, W) where they are others than those of output_shape.
 
     Example:
 
@@ -66,16 +67,18 @@ class FinalLayer(keras.layers.Layer):
         self.modulation.build((None, (as_context(context_shape).vector or tokens_shape)[-1]))
         self.projection.build((None, *tokens_shape[1:]))
 
-    def call(self, tokens: Any, context: Any) -> Any:
+    def call(self, tokens: Any, context: Any, size: tuple | None = None) -> Any:
         vector = as_context(context).vector  # (B, D)
         steer = backend.call_layer(self.modulation, ops.silu(vector))  # (B, 2 D)
         x = modulate(self.norm, tokens, *split(steer, 2))
         patches = backend.call_layer(self.projection, x)  # (B, T, p p O)
-        height, width, _ = self.image_shape
+        height, width = size or self.image_shape[:2]
         return unpatchify(patches, height, width, self.patch_size)  # (B, H, W, O)
 
-    def compute_output_shape(self, tokens_shape: tuple, context_shape: Any = None) -> tuple:
-        return (tokens_shape[0], *self.image_shape)
+    def compute_output_shape(
+        self, tokens_shape: tuple, context_shape: Any = None, size: tuple | None = None
+    ) -> tuple:
+        return (tokens_shape[0], *(size or self.image_shape[:2]), self.image_shape[-1])
 
     def build_from_config(self, config: dict) -> None:
         self.build(**shapes_of_today(config))

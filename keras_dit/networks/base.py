@@ -40,6 +40,11 @@ class Network(Exportable):
         return {n: c for n, c in self.conditions.items() if not c.of_process}
 
     @property
+    def sizes(self) -> tuple:
+        """(H, W) of all images that it takes, that of `image_shape` first."""
+        return (tuple(self.image_shape[:2]),)
+
+    @property
     def output_shape(self):
         """Of the output, for `summary`."""
         return (None, *self.image_shape[:2], self.output_channels)

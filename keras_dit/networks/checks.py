@@ -13,6 +13,19 @@ def output_channels_of(config: Mapping[str, Any]) -> int:
     return config.get("output_channels") or channels
 
 
+def image_sizes(sizes: Any, config: Mapping[str, Any]) -> tuple:
+    """The (H, W) beside that of the input_shape, each once; or ValueError for others."""
+    try:
+        pairs = tuple(tuple(map(int, size)) for size in sizes)
+    except TypeError:
+        raise ValueError(f"image_sizes must be pairs (H, W). Received: {sizes!r}") from None
+    for pair in pairs:
+        check_image_shape((*pair, config["input_shape"][-1]), config["patch_size"])
+    others = dict.fromkeys(pairs)
+    others.pop(tuple(config["input_shape"][:2]), None)
+    return tuple(others)
+
+
 def check(config: Mapping[str, Any], conditions: Mapping[str, Any], block: Any) -> None:
     """Raise ValueError for numbers and conditions that make no network."""
     numbers = ["patch_size", "hidden_size", "depth"]

@@ -58,11 +58,15 @@ class DiTModel(Network):
             conditions say, an unbuilt layer such as `InContextTokens(32)`; None: nothing.
         in_context_start: the block from which on these go through the blocks; counted from 0.
         final_norm: the norm before the last linear map, an unbuilt layer; None: `LayerNorm()`.
+        image_sizes: (H, W) of other images that it is called with, such as the buckets of a
+            training with several sizes; None: all are of input_shape. Neighbouring tokens are as
+            far apart in each, so that it is what `adapt.resize` to that size makes of it.
         dtype: a Keras dtype policy such as "mixed_bfloat16". Time features and the output are
             float32 under any policy.
 
     Call:
-        x (B, H, W, C), t (B,), y -> float32 (B, H, W, output_channels).
+        x (B, H, W, C), t (B,), y -> float32 (B, H, W, output_channels), H and W of input_shape or
+        one of image_sizes.
         t is on the DDPM scale 0 … 999 and may be fractional. y is the value of the network's
         condition, for classes integers (B,); of several conditions a dict of their values by name.
         What is None or missing is not said. hidden=(1, 3) gives the output and a list of the
@@ -106,6 +110,7 @@ class DiTModel(Network):
         patches: keras.Layer | None = None,
         in_context: keras.Layer | None = None,
         in_context_start: int = 0,
+        image_sizes: Any = None,
         label_dropout: float | None = None,  # the name of condition_dropout in 0.1.0
         trainable: bool = True,
         **kwargs,
@@ -130,6 +135,8 @@ class DiTModel(Network):
         }
         self.config = {"input_shape": _shape(input_shape)}
         self.config.update({name: _plain(value) for name, value in config.items()})
+        if image_sizes:
+            self.config["image_sizes"] = checks.image_sizes(image_sizes, self.config)
         conditions = dict(conditions or {})
         checks.check(self.config, conditions, block)
         # As configurations: of layers among its attributes Keras would think that they are its own.
@@ -198,11 +205,15 @@ class DiTModel(Network):
         height, columns, _ = self.image_shape
         width, patch = self.config["hidden_size"], self.config["patch_size"]
         rows, columns = height // patch, columns // patch
-        self.grid = grid_positions(rows, columns).astype("int32")  # (T, 2), exact in any dtype
+        self.grid = _grid(rows, columns)  # (T, 2)
         self.positions = self.add_weight(
             shape=(1, rows * columns, width), initializer="zeros", trainable=False, name="positions"
         )
         self.positions.assign(sincos_positions(rows, columns, width)[None])
+        self._others = {}
+        for size in self.sizes[1:]:
+            rows, columns = self._sides(size)
+            self._others[size] = sincos_positions(rows, columns, width)[None]
         self.patches.build((None, *self.image_shape))
         self.time.build((None,))
         for condition in self.conditions.values():
@@ -228,14 +239,15 @@ class DiTModel(Network):
         if y is not None and training:
             count = ops.shape(x)[0]
             y = self.drop(y, self.draw_dropped(count) if dropped is None else dropped)
+        size = tuple(x.shape[1:3])
         tokens, context = self.embed(x, t, y)  # (B, T, D), Context
         kept, done = [], 0
         for end in sorted(hidden):
-            tokens = self.run_blocks(self.blocks[done:end], tokens, context, training)
+            tokens = self.run_blocks(self.blocks[done:end], tokens, context, training, size)
             kept.append(self._of_image(tokens))
             done = end
-        tokens = self.run_blocks(self.blocks[done:], tokens, context, training)  # (B, T, D)
-        image = self.image(tokens, context)  # (B, H, W, O)
+        tokens = self.run_blocks(self.blocks[done:], tokens, context, training, size)  # (B, T, D)
+        image = self.image(tokens, context, size)  # (B, H, W, O)
         return (image, kept) if hidden else image
 
     # The parts of a call, for who runs them otherwise
@@ -245,8 +257,9 @@ class DiTModel(Network):
 
         The first L are those of `in_context`, which wait for the block that they start from.
         """
+        positions = self.positions_of(tuple(x.shape[1:3]))  # (1, T, D)
         x, batch_size = ops.cast(x, self.compute_dtype), ops.shape(x)[0]
-        tokens = self.patches(x) + ops.cast(self.positions, self.compute_dtype)
+        tokens = self.patches(x) + ops.cast(positions, self.compute_dtype)
         told = self._told(y)
         if self.in_context is not None:
             vectors = [one.vector for one in told if one.vector is not None]
@@ -255,19 +268,25 @@ class DiTModel(Network):
         return tokens, self._context(batch_size, t, told)
 
     def run_blocks(
-        self, blocks: Any, tokens: Any, context: Any, training: bool | None = None
+        self,
+        blocks: Any,
+        tokens: Any,
+        context: Any,
+        training: bool | None = None,
+        size: tuple | None = None,
     ) -> Any:
-        """The tokens (B, L + T, D) after some of the blocks."""
+        """The tokens (B, L + T, D) after some of the blocks, of images (H, W); None: the usual."""
+        grid = self.grid if size in (None, self.image_shape[:2]) else _grid(*self._sides(size))
         if self.in_context is None:
-            return self._run(blocks, tokens, context, self.grid, training)
+            return self._run(blocks, tokens, context, grid, training)
         count = self.in_context.count
         waited_for = self.blocks[: self.config["in_context_start"]]
         early = [block for block in blocks if block in waited_for]
         if early:
-            image = self._run(early, tokens[:, count:], context, self.grid, training)
+            image = self._run(early, tokens[:, count:], context, grid, training)
             tokens = ops.concatenate([tokens[:, :count], image], axis=1)
         late = [block for block in blocks if block not in waited_for]
-        return self._run(late, tokens, context, self.in_context.places(self.grid), training)
+        return self._run(late, tokens, context, self.in_context.places(grid), training)
 
     def _run(self, blocks, tokens, context, positions, training):
         positions = ops.convert_to_tensor(positions)
@@ -276,9 +295,30 @@ class DiTModel(Network):
             tokens = run(tokens, context, positions)
         return tokens
 
-    def image(self, tokens: Any, context: Any) -> Any:
-        """The output, float32 (B, H, W, O), of the last block's tokens."""
-        return ops.cast(self.final(self._of_image(tokens), context), "float32")
+    def image(self, tokens: Any, context: Any, size: tuple | None = None) -> Any:
+        """The output, float32 (B, H, W, O), of the last block's tokens; (H, W): `size`."""
+        return ops.cast(self.final(self._of_image(tokens), context, size=size), "float32")
+
+    def positions_of(self, size: tuple) -> Any:
+        """The positions (1, T, D) of the tokens of images (H, W).
+
+        Raises:
+            ValueError: for a size that the network is not for.
+        """
+        if size == self.image_shape[:2]:
+            return self.positions
+        if size not in self.sizes:
+            allowed = " or ".join(f"{height} x {width}" for height, width in self.sizes)
+            raise ValueError(
+                f"the network is for images of {allowed}: give the others as image_sizes. "
+                f"Received: {size[0]} x {size[1]}"
+            )
+        return self._others[size]
+
+    def _sides(self, size):
+        """Rows and columns of the patches of such images."""
+        height, width = size
+        return height // self.config["patch_size"], width // self.config["patch_size"]
 
     def _of_image(self, tokens):
         return tokens if self.in_context is None else tokens[:, self.in_context.count :]
@@ -307,6 +347,10 @@ class DiTModel(Network):
         tokens = [_for_all(one.tokens, batch_size) for one in sequences]
         masks = [_for_all(one.mask, batch_size) for one in sequences]
         return Context(vector, ops.concatenate(tokens, axis=1), ops.concatenate(masks, axis=1))
+
+    @property
+    def sizes(self) -> tuple:
+        return (self.image_shape[:2], *self.config.get("image_sizes", ()))
 
     def compute_output_shape(self, x_shape: tuple, *_) -> tuple:
         return (*x_shape[:-1], self.output_channels)
@@ -351,6 +395,10 @@ def _rematerialised(block):
         return backend.remat(plain)(tokens, *parts)
 
     return run
+
+
+def _grid(rows, columns):
+    return grid_positions(rows, columns).astype("int32")  # exact in any dtype
 
 
 def _for_all(x, batch_size):

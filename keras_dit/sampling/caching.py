@@ -195,8 +195,9 @@ class CachedNetwork:
 
     def __call__(self, x: Any, t: Any, y: Any = None, training: bool | None = False) -> Any:
         network = self.network
+        size = tuple(x.shape[1:3])
         tokens, conditioning = network.embed(x, t, y)  # (B, T, D), (B, D)
-        head = network.run_blocks(network.blocks[:1], tokens, conditioning, training)
+        head = network.run_blocks(network.blocks[:1], tokens, conditioning, training, size)
         first = head - tokens
         memory = self.memory.fitting(first.shape, first.dtype)
         kept = self.cache.keeps(memory, first)
@@ -206,7 +207,7 @@ class CachedNetwork:
             return head + memory.others  # (1)
 
         def compute():
-            tail = network.run_blocks(network.blocks[1:], head, conditioning, training)
+            tail = network.run_blocks(network.blocks[1:], head, conditioning, training, size)
             return ops.where(kept, reuse(), tail)
 
         tail = ops.cond(all_kept, reuse, compute)  # (B, T, D)
@@ -217,7 +218,7 @@ class CachedNetwork:
             first=ops.where(kept, memory.first, first),
             others=ops.where(kept, memory.others, tail - head),
         )
-        return network.image(tail, conditioning)
+        return network.image(tail, conditioning, size)
 
 
 def check_network(network: Any) -> None:

@@ -28,6 +28,7 @@ class Run:
         times: falling to 0.
         count: how many samples the run has.
         solver, guidance, cache, seed, callback: as for `Diffusion.generate`.
+        shape: (H, W, C) of a sample.
     """
 
     denoiser: Denoiser
@@ -38,6 +39,7 @@ class Run:
     cache: Cache | None
     seed: int | Sequence
     callback: Callable | None
+    shape: tuple
 
     @property
     def evaluations(self) -> int:
@@ -138,9 +140,8 @@ class _Batch:
     def make(self, rates):
         """The samples, numpy (B, ...)."""
         run = self.run
-        shape = run.denoiser.network.image_shape
-        noise = ops.convert_to_tensor(noises.initial_noise(run.seed, self.samples, shape))
-        step_noise = noises.HostNoise(run.seed, self.samples, shape, stream=1)
+        noise = ops.convert_to_tensor(noises.initial_noise(run.seed, self.samples, run.shape))
+        step_noise = noises.HostNoise(run.seed, self.samples, run.shape, stream=1)
         count = loop.draws(run.solver, len(rates))
         with noises.drawn_ahead(step_noise, count, noise) as drawn:
             x0 = loop.run(self.advance, noise, rates, run.solver, drawn, run.callback)
@@ -177,7 +178,7 @@ class _Batch:
     def _fit_memory(self, guidance):
         """Give it the shape of this step's tokens, so that all steps are of one program."""
         network = self.run.denoiser.network
-        _, length, width = network.positions.shape
+        _, length, width = network.positions_of(self.run.shape[:2]).shape
         shape = guidance.copies * len(self.samples), length, width
         self.memory = self.memory.fitting(shape, network.compute_dtype)
 

@@ -98,19 +98,41 @@ def requested(
     return checked, count
 
 
+def sample_shape(network: Any, codec: Any, image_size: Any) -> tuple[int, int, int]:
+    """(H, W, C) of what the network sees of images of a size; None: the first that it is for.
+
+    Raises:
+        ValueError: for a size that it is not for.
+    """
+    channels = network.image_shape[-1]
+    if image_size is None:
+        return network.image_shape
+    sides = (image_size,) * 2 if np.ndim(image_size) == 0 else tuple(image_size)
+    shapes = {codec.data_shape((*size, channels))[:2]: size for size in network.sizes}
+    if sides not in shapes:
+        allowed = " or ".join(f"{height} x {width}" for height, width in shapes)
+        raise ValueError(
+            f"the network makes images of {allowed}: adapt.resize makes one for others. "
+            f"Received: image_size={image_size}"
+        )
+    return (*shapes[sides], channels)
+
+
 def batch(images: Any, labels: Any, network: Any, codec: Any) -> None:
     """Raise ValueError unless images and labels fit the network; warn of a range that does not."""
-    expected, *others = codec.data_shapes(network.image_shape)
+    channels = network.image_shape[-1]
+    forms = [codec.data_shapes((*size, channels)) for size in network.sizes]
+    expected = [one for form in forms for one in form]
     shape = tuple(images.shape)
-    if len(shape) != 4 or shape[1:] not in (expected, *others):
-        shapes = (f"(batch, {', '.join(map(str, one))})" for one in (expected, *others))
+    if len(shape) != 4 or shape[1:] not in expected:
+        shapes = (f"(batch, {', '.join(map(str, one))})" for one in expected)
         raise ValueError(
             "images must be (batch, height, width, channels), channels last, here "
             f"{' or '.join(shapes)}. Received: shape {shape}"
         )
     if shape[0] == 0:
         raise ValueError(f"there are no images. Received: shape {shape}")
-    if shape[1:] == expected:
+    if shape[1:] in [form[0] for form in forms]:
         _warn_of_range(np.asarray(images[:256]), codec)
     if network.told and labels is None:
         raise ValueError(f"{_words(network)}: give labels as y")

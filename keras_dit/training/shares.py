@@ -74,6 +74,8 @@ def _sizes(x, batch_size, first):
     """Of the batches: the usual one, and that at the end of an epoch."""
     if hasattr(x, "shape"):
         count, size, drops = x.shape[0], batch_size or USUAL, False
+    elif hasattr(x, "counts"):
+        return sorted(set(x.counts))
     elif hasattr(x, "batch_size") and hasattr(x, "images"):
         count, size, drops = len(x.images), x.batch_size, getattr(x, "drop_remainder", False)
     elif isinstance(x, keras.utils.PyDataset):

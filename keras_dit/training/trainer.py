@@ -155,14 +155,21 @@ class Trainer(backend.BuiltModel):
         callbacks = [StopOnSkips(), *(callbacks or ()), *([Progress()] if verbose else [])]
         kwargs |= {"batch_size": batch_size, "epochs": epochs, "verbose": verbose}
         checkpoint = next((c for c in callbacks if isinstance(c, Checkpoint)), None)
-        train = super().fit
+        train = self._keras_fit
         if checkpoint is not None:
-            train = functools.partial(checkpoint.train, self, super().fit)
+            train = functools.partial(checkpoint.train, self, train)
         elif backend.processes()[1] > 1:
-            train = functools.partial(shares.fit, super().fit)
+            train = functools.partial(shares.fit, train)
         backend.spread([*self.variables, *self.optimizer.variables])
         with self._average_follows():
             return train(x, y, sample_weight=sample_weight, callbacks=callbacks, **kwargs)
+
+    def _keras_fit(self, x, *rest, **arguments):
+        return super().fit(self._open(x), *rest, **arguments)
+
+    def _open(self, x):
+        """Data of images of all sizes that the network is for."""
+        return backend.with_open_sides(x) if len(self.network.sizes) > 1 else x
 
     def _taken(self, x, y, sample_weight, batch_size):
         """x, y and sample_weight as Keras takes them, if the devices can share them."""
@@ -176,6 +183,7 @@ class Trainer(backend.BuiltModel):
         parts = given if isinstance(given, (tuple, list)) else (given,)
         taken = self._taken(*(*parts, None, None)[:3], batch_size)
         x, *rest = shares.still(*taken, batch_size)
+        x = self._open(x)
         return (x, *rest) if isinstance(given, (tuple, list)) else x
 
     @contextlib.contextmanager
@@ -198,14 +206,29 @@ class Trainer(backend.BuiltModel):
         self.process.objective.check_ready()
         super().make_train_function(force)
         if self.train_function is not made:
-            self.train_function = self._live.watched(self.train_function)
+            self.train_function = self._watched("train_function", super().make_train_function)
 
     def make_test_function(self, force=False):
         made = self.test_function
         self.process.objective.check_ready()
         super().make_test_function(force)
         if self.test_function is not made:
-            self.test_function = self._live.watched(self.test_function)
+            self.test_function = self._watched("test_function", super().make_test_function)
+
+    def _watched(self, name, make):
+        """The function that Keras has made, for all sizes of images, and watched."""
+        function = getattr(self, name)
+        if len(self.network.sizes) > 1:
+
+            def another():
+                present = getattr(self, name)
+                make(force=True)
+                made = getattr(self, name)
+                setattr(self, name, present)
+                return made
+
+            function = backend.of_each_shape(function, another)
+        return self._live.watched(function)
 
     def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):
         self._check_compiled()
@@ -243,6 +266,7 @@ class Trainer(backend.BuiltModel):
         if not kwargs.get("_use_cached_eval_dataset"):  # as from within fit, which checked it
             x, y, sample_weight = self._taken(x, y, sample_weight, batch_size)
             x, y, sample_weight = shares.still(x, y, sample_weight, batch_size)
+            x = self._open(x)
             self._settle_average()
         fresh = keras.random.SeedGenerator(seed=0)
         self.evaluation_seed.state.assign(ops.convert_to_numpy(fresh.state))

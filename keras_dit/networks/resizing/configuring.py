@@ -11,8 +11,8 @@ from keras_dit.networks.dit import DiTModel
 
 __all__ = ["CHANGES", "DATA", "changed", "grid"]
 
-DATA = ("num_classes", "input_shape", "patch_size", "learned_variance", "output_channels",
-        "conditions", "time")  # fmt: skip
+DATA = ("num_classes", "input_shape", "image_sizes", "patch_size", "learned_variance",
+        "output_channels", "conditions", "time")  # fmt: skip
 CHANGES = (*DATA, "condition_dropout", "remat", "dtype", "name")
 
 
@@ -42,6 +42,8 @@ def changed(network: Any, changes: Mapping[str, Any], spread: bool = True) -> di
         config["conditions"] = {name: save_part(condition) for name, condition in given.items()}
     if changes.get("time") is not None:
         config["time"] = save_part(changes["time"])
+    if "input_shape" in changes and "image_sizes" not in changes:
+        config.pop("image_sizes", None)
     config["input_shape"] = tuple(config["input_shape"])
     if config["output_channels"] and not {"output_channels", "learned_variance"} & set(changes):
         config["output_channels"] = _outputs(network, config["input_shape"][-1])

@@ -53,8 +53,8 @@ def resize(
             further. False: all tokens of another grid lie where those of before did, so that a
             network which is not trained further is told no position that it does not know.
         **changes: of the arguments of `DiTModel` those that are to be others: num_classes,
-            input_shape, patch_size, learned_variance, output_channels, conditions (all beside the
-            classes), time, condition_dropout, remat, dtype, name.
+            input_shape, image_sizes, patch_size, learned_variance, output_channels, conditions (all
+            beside the classes), time, condition_dropout, remat, dtype, name.
 
     Returns:
         A network of the class of the old one, all of it trainable.

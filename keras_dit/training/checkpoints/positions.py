@@ -160,7 +160,9 @@ def description(data):
     names = ("batch_size", "shuffle", "flip", "drop_remainder", "seed")
     own = {name: getattr(data, name) for name in names if hasattr(data, name)}
     own["draft"] = getattr(data.images, "draft", False)
-    return {"images": len(data.images), **own}
+    sizes = getattr(data, "image_sizes", ())
+    several = {"image_sizes": [list(size) for size in sizes]} if len(sizes) > 1 else {}
+    return {"images": len(data.images), **own, **several}
 
 
 def check_same(path, here, there, changes=()):
