@@ -49,7 +49,9 @@ def words(data: ImageBatches, codec: Codec) -> str:
     seen = f"{height}x{width}, {colour}"
     if len(data.image_sizes) > 1:
         each = zip(data.image_sizes, np.bincount(data.images.buckets), strict=True)
-        seen = ", ".join(f"{h}x{w} ({count:,})" for (h, w), count in each) + f", {colour}"
+        factor = height // data.input_shape[0]  # of latents
+        sizes = (f"{h * factor}x{w * factor} ({count:,})" for (h, w), count in each)
+        seen = f"{', '.join(sizes)}, {colour}"
     if isinstance(codec, Autoencoder):
         latent = "x".join(map(str, codec.sample_shape(data.input_shape)))
         kept = "kept" if isinstance(data.images, LatentFiles) else "made in each step"

@@ -24,7 +24,8 @@ def add_arguments(command):
     count = {"type": options.count, "metavar": "N"}
     add, yes = command.add_argument, {"action": "store_true"}
     add("--data", required=True, help=f"{', '.join(sources.NAMES)}, a folder or an array file")
-    add("--image-size", type=options.size, metavar="SIZE", help="side, or HxW such as 64x96")
+    several = "side, or HxW such as 64x96; or several with commas, as for train"
+    add("--image-size", type=options.sizes, metavar="SIZE", help=several)
     add("--channels", type=int, choices=(1, 3), help="1: grey images stay grey; default: 3")
     made = "a .keras file, a folder or file of weights, hf://owner/name"
     add("--autoencoder", required=True, metavar="FILE", help=made)
@@ -51,7 +52,7 @@ def run(arguments):
     with common.claimed(arguments.out) as folder:
         codec = codecs.Autoencoder.from_preset(arguments.autoencoder)
         try:
-            facts = codecs.cache_latents(
+            codecs.cache_latents(
                 codec,
                 data,
                 folder,
@@ -63,7 +64,9 @@ def run(arguments):
             )
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"interrupted; the same command goes on, {folder}") from None
-    _say(facts, codec, folder)
+    for place in datasets.latent_folders(folder):
+        _say(datasets.LatentFacts.read(place), codec, place)
+    print(f"train on them: keras-dit train --data {shlex.quote(str(folder))} --run RUN")
 
 
 def _say(facts, codec, folder):
@@ -75,7 +78,6 @@ def _say(facts, codec, folder):
     print(f"{megabytes:,.1f} MB on the disk")
     scaled = [d * s for d, s in zip(facts.deviation, _each(codec.scale, facts.deviation))]
     print(f"deviation of each channel, scaled: {', '.join(f'{d:.3g}' for d in scaled)}")
-    print(f"train on them: keras-dit train --data {shlex.quote(str(folder))} --run RUN")
 
 
 def _each(scale, channels):

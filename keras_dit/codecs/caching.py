@@ -42,7 +42,7 @@ def cache_latents(
     Args:
         codec: whose `posterior` is kept.
         data: as `datasets.load` gives it; all of its images are encoded once, those for validation
-            too, in their own order.
+            too, in their own order. Those of several sizes come into a folder for each size.
         folder: to write to: a new one, or one that was begun with the same images and codec.
         flips: whether each image is encoded mirrored too, for the flips of a training.
         batch_size: images that are encoded at once.
@@ -51,7 +51,8 @@ def cache_latents(
         verbose: whether to show a progress bar.
 
     Returns:
-        The `LatentFacts` of the folder, with the statistics of its latents.
+        The `LatentFacts` of the folder, with the statistics of its latents; of several sizes
+        those of the first.
 
     Raises:
         FileExistsError: if the folder holds something else.
@@ -69,9 +70,11 @@ def cache_latents(
     if isinstance(data.images, LatentFiles):
         raise ValueError(f"the data has to be images. Received: latents, {data.images.folder}")
     folder = pathlib.Path(folder)
-    parts = {folder: data}
-    if data.validation is not None:
-        parts = {folder: data, folder / VALIDATION: data.validation}
+    parts = {}
+    for place, part in zip(_places(folder, data), data.of_each_size(), strict=True):
+        parts[place] = part
+        if part.validation is not None:
+            parts[place / VALIDATION] = part.validation
     path = os.path.abspath(path) if os.path.exists(path) else str(path)  # or it is an address
     made = {"path": path, "identity": codec.identity}
     made |= {name: np.asarray(getattr(codec, name)).tolist() for name in ("scale", "shift")}
@@ -94,7 +97,15 @@ def cache_latents(
                 for posteriors in _posteriors(codec, part, flips, batch_size, writer.done):
                     writer.append(posteriors)
                     bar.update(len(posteriors))
-    return writers[folder].facts
+    return writers[next(iter(parts))].facts
+
+
+def _places(folder, data):
+    """The folder, or one in it for each of several sizes, in their order."""
+    if len(data.image_sizes) == 1:
+        return [folder]
+    sizes = [one.input_shape[:2] for one in data.of_each_size()]
+    return [folder / f"{i}-{height}x{width}" for i, (height, width) in enumerate(sizes)]
 
 
 def _help(codec, parts, flips, batch_size):

@@ -8,7 +8,13 @@ from keras_dit.datasets.batches import ImageBatches
 from keras_dit.datasets.captioned import Scene, captioned_digits
 from keras_dit.datasets.folders import ImageFiles, image_folder
 from keras_dit.datasets.idx import FASHION_MNIST_CLASSES, load_fashion_mnist
-from keras_dit.datasets.latents import LatentFacts, LatentFiles, cached_latents
+from keras_dit.datasets.latents import (
+    LatentFacts,
+    LatentFiles,
+    SizedLatentFiles,
+    cached_latents,
+    latent_folders,
+)
 from keras_dit.datasets.parts import split
 from keras_dit.datasets.sources import NAMES, load
 from keras_dit.datasets.writing import LatentWriter
@@ -22,9 +28,11 @@ __all__ = [
     "LatentFiles",
     "LatentWriter",
     "Scene",
+    "SizedLatentFiles",
     "cached_latents",
     "captioned_digits",
     "image_folder",
+    "latent_folders",
     "load",
     "load_digits",
     "load_fashion_mnist",

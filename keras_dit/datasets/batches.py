@@ -234,7 +234,30 @@ class ImageBatches(keras.utils.PyDataset):
 
     def first(self, count: int) -> "ImageBatches":
         """Batches of the first so many of the images."""
-        places, fewer = np.arange(count), copy.copy(self)
+        return self._of(np.arange(count))
+
+    def of_each_size(self) -> "list[ImageBatches]":
+        """The images of each of several sizes, and of those for validation, by themselves.
+
+        A size of which there are none is left out.
+        """
+        if self._buckets is None:
+            return [self]
+        held = [] if self.validation is None else self.validation.of_each_size()
+        beside = {each.image_sizes: each for each in held}
+        found = []
+        for bucket, size in enumerate(self.image_sizes):
+            places = np.flatnonzero(self._buckets == bucket)
+            if len(places):
+                one = self._of(places)
+                one.images = one.images.at([size])
+                one.image_sizes, one.input_shape = (size,), (*size, self.input_shape[-1])
+                one.validation = beside.get((size,))
+                found.append(one)
+        return found
+
+    def _of(self, places):
+        fewer = copy.copy(self)
         fewer.images = getattr(self.images, "subset", self.images.__getitem__)(places)
         fewer.conditions = {n: taken(values, places) for n, values in self.conditions.items()}
         fewer.labels = fewer.conditions.get("label")
@@ -287,7 +310,7 @@ def _with_enough(contents, batch_size):
         words = ", ".join(f"{height} x {width}" for height, width in lost)
         notices.warn(f"of {words} there are fewer images than a batch: they are of the next size")
     held = contents.validation
-    if held is not None:
+    if lost and held is not None:
         held = held._replace(images=held.images.at(images.image_sizes))
     return contents._replace(images=images, validation=held)
 

@@ -9,22 +9,27 @@ What is kept of an image is its posterior N(μ, σ²), so that every epoch draws
                            image and, where that was asked for, of the mirrored image
     validation/            the same of images that are kept apart
 
+Of images of several sizes each size has such a folder, 0-64x64, 1-48x80, in a common one.
+
 Arrays are mapped into memory: a batch costs what its samples are, however many there are.
 """
 
+import copy
 import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from keras_dit.datasets.batches import ImageBatches, batches_of
 from keras_dit.datasets.parts import Contents, checked_labels, divide, limited
 
-__all__ = ["LatentFacts", "LatentFiles", "cached_latents", "is_latent_folder", "read_latents"]
+__all__ = ["LatentFacts", "LatentFiles", "SizedLatentFiles", "cached_latents", "is_latent_folder",
+           "latent_folders", "read_latents"]  # fmt: skip
 
 FORMAT = 1
 FACTS, LABELS, VALIDATION = "latents.json", "labels.npy", "validation"
@@ -208,13 +213,146 @@ class LatentFiles:
         return self.facts.flips if flip is None else bool(flip)
 
 
+class SizedLatentFiles(LatentFiles):
+    """Posteriors of images of several sizes, each read from the folder of its size.
+
+    Args:
+        folders: of the sizes, each as `LatentFiles` takes it.
+
+    Attributes:
+        image_sizes: (h, w) of the posteriors of each.
+        buckets: which of them each image has, ints (N,).
+
+    Raises:
+        ValueError: if they do not belong together.
+    """
+
+    def __init__(self, folders: Sequence[pathlib.Path]):
+        self.parts = [LatentFiles(folder) for folder in folders]
+        facts = [part.facts for part in self.parts]
+        for name in ("flips", "class_names", "autoencoder", "conditions"):
+            if any(getattr(each, name) != getattr(facts[0], name) for each in facts):
+                raise ValueError(f"{folders[0].parent}: its folders differ in their {name}")
+        self.folder, self.facts = folders[0].parent, _together(facts)
+        self.image_shape = facts[0].image_shape
+        self.image_sizes = tuple(tuple(each.shape[:2]) for each in facts)
+        self.buckets = np.repeat(np.arange(len(facts)), [each.count for each in facts])
+        self._places = np.concatenate([np.arange(each.count) for each in facts])
+
+    def read(self, indices: np.ndarray, mirrored: np.ndarray | None = None) -> np.ndarray:
+        (bucket,) = set(self.buckets[indices])
+        return self.parts[bucket].read(self._places[indices], mirrored)
+
+    def subset(self, indices: Iterable[int]) -> "SizedLatentFiles":
+        other, chosen = copy.copy(self), np.asarray(indices)
+        vars(other).update(_places=self._places[chosen], buckets=self.buckets[chosen])
+        return other
+
+    def without_small(self, count: int) -> "SizedLatentFiles":
+        """The same; or ValueError, as latents cannot be read at another size."""
+        for bucket, held in enumerate(np.bincount(self.buckets)):
+            if held < count:
+                raise ValueError(
+                    f"{self.parts[bucket].folder} has {held} images, fewer than a batch of "
+                    f"{count}: give a smaller batch size, or encode without that size"
+                )
+        return self
+
+
+def _together(facts):
+    """Of several folders what one would say, with the shape of the first."""
+    counts = np.array([each.count for each in facts], float)
+    means, deviations = (
+        np.array([getattr(each, name) for each in facts]) for name in ("mean", "deviation")
+    )
+    mean = np.average(means, axis=0, weights=counts)
+    variance = np.average(deviations**2 + means**2, axis=0, weights=counts) - mean**2
+    return dataclasses.replace(
+        facts[0],
+        count=int(counts.sum()),
+        done=int(counts.sum()),
+        mean=tuple(mean.tolist()),
+        deviation=tuple(np.sqrt(variance).tolist()),
+    )
+
+
 def is_latent_folder(path: str | os.PathLike) -> bool:
     """Whether a path is a folder of latents."""
-    return (pathlib.Path(path) / FACTS).is_file()
+    return bool(latent_folders(path))
+
+
+def latent_folders(path: str | os.PathLike) -> list[pathlib.Path]:
+    """A folder of latents, or those for each size in it; none where it is no such folder.
+
+    Example:
+
+    >>> latent_folders("photos")
+    []
+    """
+    path = pathlib.Path(path)
+    if (path / FACTS).is_file():
+        return [path]
+    return sorted(found.parent for found in path.glob(f"*-*x*/{FACTS}"))
 
 
 def read_latents(folder: str | os.PathLike) -> Contents:
     """The latents of a folder as `cached_latents` takes them, before they are cut into batches."""
+    folders = latent_folders(folder)
+    if len(folders) < 2:
+        return _read_one(folders[0] if folders else folder)
+    each = [_read_one(one) for one in folders]
+    held = [one.validation for one in each if one.validation is not None]
+    found = _joined(each, [one.images.folder for one in each])
+    if not held:
+        return found
+    return found._replace(validation=_joined(held, [one.images.folder for one in held]))
+
+
+def _joined(parts, folders):
+    labels = None if parts[0].labels is None else np.concatenate([one.labels for one in parts])
+    known = {}
+    for name, value in parts[0].conditions.items():
+        values = [one.conditions[name] for one in parts]
+        known[name] = tuple(map(Rows, zip(*values))) if isinstance(value, tuple) else Rows(values)
+    return Contents(SizedLatentFiles(folders), labels, parts[0].class_names, conditions=known)
+
+
+class Rows:
+    """Arrays one after the other as one, of which rows are read when they are asked for.
+
+    Args:
+        arrays: of the same shape but for their number of rows.
+
+    Example:
+
+    >>> Rows([np.arange(3), np.arange(5, 8)])[[4, 0]].tolist()
+    [6, 0]
+    """
+
+    def __init__(self, arrays: Sequence[np.ndarray]):
+        self.arrays = list(arrays)
+        self.ends = np.cumsum([len(array) for array in self.arrays])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of all."""
+        return (int(self.ends[-1]), *self.arrays[0].shape[1:])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, indices: Any) -> np.ndarray:
+        indices = np.asarray(indices)
+        of = np.searchsorted(self.ends, indices, side="right")
+        found = np.empty((len(indices), *self.shape[1:]), self.arrays[0].dtype)
+        for number in np.unique(of):
+            here = of == number
+            begin = self.ends[number] - len(self.arrays[number])
+            found[here] = self.arrays[number][indices[here] - begin]
+        return found
+
+
+def _read_one(folder):
     files, folder = LatentFiles(folder), pathlib.Path(folder)
     labels = None
     if files.facts.class_names is not None:
@@ -224,9 +362,9 @@ def read_latents(folder: str | os.PathLike) -> Contents:
         arrays = tuple(_loaded(path, "r") for path in condition_files(folder, name, parts))
         known[name] = arrays if parts else arrays[0]
     found = Contents(files, labels, files.facts.class_names, conditions=known)
-    if not is_latent_folder(folder / VALIDATION):
+    if not (folder / VALIDATION / FACTS).is_file():
         return found
-    return found._replace(validation=read_latents(folder / VALIDATION))
+    return found._replace(validation=_read_one(folder / VALIDATION))
 
 
 def _loaded(path, mmap_mode=None):
