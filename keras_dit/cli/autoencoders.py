@@ -47,7 +47,7 @@ def words(data: ImageBatches, codec: Codec) -> str:
     height, width, channels = getattr(data.images, "image_shape", data.input_shape)
     colour = "grey" if channels == 1 else "colour"
     seen = f"{height}x{width}, {colour}"
-    if len(data.image_sizes) > 1:
+    if len(getattr(data, "image_sizes", ())) > 1:
         each = zip(data.image_sizes, np.bincount(data.images.buckets), strict=True)
         factor = height // data.input_shape[0]  # of latents
         sizes = (f"{h * factor}x{w * factor} ({count:,})" for (h, w), count in each)

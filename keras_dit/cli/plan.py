@@ -86,8 +86,8 @@ def config(settings: argparse.Namespace, data, codec: Codec = PIXELS) -> dict:
     size = size or own
     shape = codec.sample_shape(data.input_shape)
     facts = {"input_shape": shape, "num_classes": data.num_classes}
-    if len(data.image_sizes) > 1:
-        facts["image_sizes"] = sample_sizes(data, codec)
+    if others := sample_sizes(data, codec)[1:]:
+        facts["image_sizes"] = others
     told, own = texts.parts(data, size["num_heads"]), recipe.network_parts(settings.method)
     conditions = {**told.get("conditions", {}), **own["conditions"]}
     return {**size, **facts, **told, **own, "conditions": conditions, "remat": bool(settings.remat)}
@@ -95,8 +95,9 @@ def config(settings: argparse.Namespace, data, codec: Codec = PIXELS) -> dict:
 
 def sample_sizes(data: ImageBatches, codec: Codec) -> tuple[tuple[int, int], ...]:
     """(H, W) of all that the network sees of the images' sizes."""
-    channels = data.input_shape[-1]
-    return tuple(tuple(codec.sample_shape((*size, channels))[:2]) for size in data.image_sizes)
+    *own, channels = data.input_shape
+    sizes = getattr(data, "image_sizes", (own,))
+    return tuple(tuple(codec.sample_shape((*size, channels))[:2]) for size in sizes)
 
 
 def _size(settings, sizes, smallest):
@@ -106,11 +107,21 @@ def _size(settings, sizes, smallest):
         if getattr(settings, name) is None:
             setattr(settings, name, value)
     if settings.patch_size is None:
-        settings.patch_size = patch_size(sizes, smallest)
+        (height, width), *others = sizes
+        settings.patch_size = patch_size((height, width, 1), smallest, others)
 
 
-def patch_size(sizes: Sequence[tuple[int, int]], smallest: int = 2) -> int:
-    """The smallest patch, from that one on, that leaves so many tokens; else the largest."""
+def patch_size(
+    input_shape: tuple[int, int, int], smallest: int = 2, others: Sequence[tuple[int, int]] = ()
+) -> int:
+    """The smallest patch, from that one on, that leaves so many tokens; else the largest.
+
+    Args:
+        input_shape: (H, W, C) of what the network sees.
+        smallest: patch.
+        others: (H, W) of what else it is to see.
+    """
+    sizes = [input_shape[:2], *others]
     divisor, pixels = math.gcd(*itertools.chain(*sizes)), max(map(math.prod, sizes))
     sides = [side for side in range(smallest, divisor + 1) if divisor % side == 0] or [1]
     return next((s for s in sides if pixels // s**2 <= MOST_TOKENS), sides[-1])

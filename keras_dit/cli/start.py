@@ -123,7 +123,7 @@ def _check_patch(settings, given, network, changes):
         raise ValueError(
             f"--from {settings.source}: its patches of {patch} do not cut what the network would "
             f"see, {height} x {width}: give another --image-size, or --patch-size "
-            f"{plan.patch_size([(height, width)])}"
+            f"{plan.patch_size((height, width, 1))}"
         )
 
 

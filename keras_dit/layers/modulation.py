@@ -75,10 +75,8 @@ class FinalLayer(keras.layers.Layer):
         height, width = size or self.image_shape[:2]
         return unpatchify(patches, height, width, self.patch_size)  # (B, H, W, O)
 
-    def compute_output_shape(
-        self, tokens_shape: tuple, context_shape: Any = None, size: tuple | None = None
-    ) -> tuple:
-        return (tokens_shape[0], *(size or self.image_shape[:2]), self.image_shape[-1])
+    def compute_output_shape(self, tokens_shape: tuple, context_shape: Any = None) -> tuple:
+        return (tokens_shape[0], *self.image_shape)
 
     def build_from_config(self, config: dict) -> None:
         self.build(**shapes_of_today(config))
