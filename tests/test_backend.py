@@ -1,5 +1,6 @@
 """Laws of keras_dit.backend: which backend is used, attention, compiling for inference."""
 
+import itertools
 import json
 import os
 import pathlib
@@ -14,8 +15,9 @@ import pytest
 from keras import ops
 from reference import attention, gradients
 
+import keras_dit
 from keras_dit import backend
-from keras_dit.backend import selection
+from keras_dit.backend import compiling, selection
 
 NAMES = ("jax", "torch", "tensorflow")
 HERE = keras.config.backend()
@@ -263,6 +265,47 @@ def test_every_form_gives_the_same(jit_compile):
             assert float(state) == pytest.approx(start + expected.sum(), rel=1e-4)
 
 
+@pytest.mark.skipif(HERE != "torch", reason="CUDA graphs are torch's")
+def test_on_a_gpu_a_record_is_captured_and_gives_the_same(monkeypatch):
+    """Asked for on a CPU, where torch finds nothing to capture and runs the same program."""
+    assert compiling.captures("cuda")
+    assert not compiling.captures("cpu")
+    copied, copying = [], compiling._copying
+
+    def noted(compiled):
+        copied.append(compiled)
+        return copying(compiled)
+
+    monkeypatch.setattr(compiling, "captures", lambda device: True)
+    monkeypatch.setattr(compiling, "_copying", noted)
+    test_every_form_gives_the_same("auto")
+    assert len(copied) == 2  # with a state, and without
+    model = keras_dit.Diffusion(keras_dit.DiTModel((4, 4, 1), 2, 8, 1, 2), ema=None)
+    how = {"num_images": 2, "steps": 6, "solver": keras_dit.solvers.DPMSolverPP2M()}
+    captured = model.generate(**how, callback=(kept := keras_dit.sampler.Trajectory()))
+    assert len(copied) == 3  # the first step and the last one run as they are
+    np.testing.assert_array_equal(model.generate(**how, jit_compile=False), captured)
+    assert len({x.tobytes() for x in kept.x_t}) == 6  # none was written over
+
+
+@pytest.mark.skipif(HERE != "torch", reason="CUDA graphs are torch's")
+@pytest.mark.parametrize("good", [0, 1])
+def test_what_cannot_be_captured_runs_as_it_was_recorded(monkeypatch, good):
+    def fails(record, **settings):
+        calls = itertools.count()
+
+        def call(numbers):
+            if next(calls) >= good:
+                raise RuntimeError("no graph")
+            return record(numbers)
+
+        return call
+
+    monkeypatch.setattr(compiling, "captures", lambda device: True)
+    monkeypatch.setattr(compiling.torch, "compile", fails)
+    test_every_form_gives_the_same("auto")
+
+
 def test_a_branch_is_taken_anew_at_each_call():
     def function(x):
         return ops.cond(ops.sum(x) > 0, lambda: 2.0 * x, lambda: -x)
@@ -276,6 +319,7 @@ def test_a_branch_is_taken_anew_at_each_call():
 PAGES = """
 import resource
 from keras import ops
+import keras_dit
 from keras_dit import backend
 backend.reuse_freed_memory()
 def faults():

@@ -32,7 +32,8 @@ def compile_inference(function: Callable, jit_compile: bool | str = "auto") -> C
         XLA on TensorFlow; on torch it is, from the third call on, the record of the operations
         that `function` comes to: it takes half a second to make and spares what Python does
         between operations, a seventh of the time of DiT-S/4; torch.compile takes ten seconds and
-        is no faster on a CPU.
+        is no faster on a CPU. On a GPU the record is captured as a CUDA graph, which starts all
+        of its operations at once.
 
     Example:
         >>> double = compile_inference(lambda x: 2.0 * x)
@@ -118,7 +119,51 @@ def _recorded(function, numbers, jit_compile):
         return function
     record.graph.eliminate_dead_code()
     record.recompile()
-    return torch.compile(record, dynamic=False) if jit_compile is True else record
+    captured = bool(numbers) and all(captures(x.device.type) for x in numbers)
+    if jit_compile is True:
+        mode = "reduce-overhead" if captured else None
+        compiled = torch.compile(record, dynamic=False, mode=mode)
+        return _copying(compiled) if captured else compiled
+    return _captured(record) if captured else record
+
+
+def captures(device: str) -> bool:
+    """Whether torch runs a record on a kind of device as a CUDA graph, where "auto" is asked for.
+
+    A step of DiT-S comes to five hundred operations. Python starts one in 5 to 10 microseconds, so
+    that a GPU would wait for it wherever a step takes it less than some milliseconds.
+    """
+    return device == "cuda"
+
+
+def _captured(record):
+    """A record as a CUDA graph, captured at its first call; as it is once that does not work."""
+    graph = _copying(torch.compile(record, backend="cudagraphs", dynamic=False))
+    usable = True
+
+    def call(numbers):
+        nonlocal usable
+        if usable:
+            try:
+                return graph(numbers)
+            except Exception:  # such as another thread's call, or memory for the copy of the inputs
+                usable = False
+        return record(numbers)
+
+    return call
+
+
+def _copying(compiled):
+    """A CUDA graph reads and writes the same memory each time: what it gave is copied from there.
+
+    What it is given torch copies there itself, the weights too, which a graph then holds twice.
+    """
+
+    def call(numbers):
+        torch.compiler.cudagraph_mark_step_begin()
+        return [result.clone() for result in compiled(numbers)]
+
+    return call
 
 
 def _understood_by_torch_compile():
