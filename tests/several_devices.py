@@ -4,8 +4,7 @@ numbers that must not depend on how many there were.
     python several_devices.py DEVICES FOLDER [OTHER]
 
 FOLDER gets found.npz and run/, checkpoints. From those in OTHER, the folder of such a run on
-another number of devices, a run goes on. Processes of JAX, which take the same program as its
-devices, do `others` alone.
+another number of devices, a run goes on. Processes of JAX and TensorFlow do `others` alone.
 """
 
 import contextlib
@@ -17,7 +16,8 @@ import sys
 import numpy as np
 
 BACKEND = os.environ["KERAS_BACKEND"]
-PROCESSES = "KERAS_DISTRIBUTION_NUM_PROCESSES"
+# Whether this is one of several processes of JAX or TensorFlow.
+TOGETHER = "KERAS_DISTRIBUTION_NUM_PROCESSES" in os.environ or "TF_CONFIG" in os.environ
 
 
 def one_of(devices):
@@ -26,7 +26,7 @@ def one_of(devices):
         import jax
         import keras
 
-        if PROCESSES in os.environ:
+        if TOGETHER:
             keras.distribution.initialize()
             together = keras.distribution.DataParallel(auto_shard_dataset=False)
             keras.distribution.set_distribution(together)
@@ -39,6 +39,10 @@ def one_of(devices):
 
         torch.set_num_threads(1)
         torch.distributed.init_process_group("gloo")
+    elif BACKEND == "tensorflow" and TOGETHER:
+        import tensorflow as tf
+
+        return tf.distribute.MultiWorkerMirroredStrategy().scope()
     elif BACKEND == "tensorflow" and devices > 1:
         import tensorflow as tf
 
@@ -90,8 +94,9 @@ def main(devices, folder, other=None):
         for key, values in history.items():
             found[f"{name}/{key}"] = np.array(values)
 
-    if PROCESSES in os.environ:
-        others(folder, labels, keep, found)
+    if TOGETHER:
+        with scope:
+            others(folder, labels, keep, found)
         if backend.leads():
             np.savez(folder / "found.npz", **found)
         return
@@ -178,10 +183,14 @@ def others(folder, labels, keep, found):
         ("generator", generator(), {"steps_per_epoch": 3, "epochs": 2}),
     ):
         keep(name, model, model.fit(data, verbose=0, **rest).history)
-    if backend.leads() and BACKEND != "tensorflow":  # which has one process only
+    if backend.leads() and BACKEND != "tensorflow":  # whose workers have to read together
         model.save(folder / "model.keras")
         found["drawn"] = model.generate([0, 1, 2], steps=1)
     backend.barrier()
+    if BACKEND == "torch" and backend.processes()[1] > 1:
+        numbers = [np.full(size, backend.processes()[0], "float32") for size in (3, (300, 300))]
+        means = backend.mean([None, *map(keras.ops.convert_to_tensor, numbers)])
+        found["means"] = np.concatenate([keras.ops.convert_to_numpy(x).ravel() for x in means[1:]])
     if backend.processes()[1] > 1:
         batches = (latents.batch(0, index) for index in range(3))
         found["unshared"] = np.array(said(lambda: model.fit(batches, verbose=0)))

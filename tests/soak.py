@@ -133,7 +133,7 @@ def _command(place, processes=False):
     small = ["--hidden-size", "8", "--depth", "1", "--num-heads", "2", "--patch-size", "4"]
     new = ["--data", "digits", "--batch-size", "128", "--epochs", "30", *small]
     words = ["--resume"] if (place / "config.json").exists() else new
-    launcher = [pathlib.Path(__file__).parent / "processes_of_jax.py"] if processes else []
+    launcher = [pathlib.Path(__file__).parent / "two_processes.py"] if processes else []
     devices = [] if processes else ["--devices", "2"]
     command = [sys.executable, *launcher, "-m", "keras_dit", "train", "--run", place, *devices]
     with open(place.with_suffix(".txt"), "w") as shown:

@@ -10,6 +10,7 @@ Reference:
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -36,14 +37,17 @@ __all__ = [
     "barrier",
     "can_decide",
     "drawn",
+    "joined",
     "leads",
     "mean",
     "own",
     "processes",
+    "reads_together",
     "replicas",
     "share",
     "spread",
     "whole",
+    "with_axis",
 ]
 
 
@@ -77,7 +81,7 @@ def drawn(draw: Callable[[Any], Any], count: Any) -> Any:
 
 
 def mean(values: Sequence) -> list:
-    """The mean of each tensor over the replicas; None stays None."""
+    """The mean of each tensor over the replicas, which may take its place; None stays None."""
     several = replicas()
     if several == 1:
         return list(values)
@@ -86,14 +90,22 @@ def mean(values: Sequence) -> list:
     return [None if value is None else next(means) for value in values]
 
 
+LARGE = 2**16  # numbers, whose copy would cost as much as an exchange of its own
+
+
 def _mean_torch(values, several):
-    """One exchange for each dtype: a small one costs as much as a large one."""
+    """Large ones where they are; of the others an exchange for each dtype, as each costs alike."""
     found = [None] * len(values)
-    for dtype in {value.dtype for value in values}:
-        places = [i for i, value in enumerate(values) if value.dtype == dtype]
+    for i, value in enumerate(values):
+        if value.numel() >= LARGE and value.is_contiguous():
+            dist.all_reduce(value)
+            found[i] = value.div_(several)
+    rest = [i for i, value in enumerate(found) if value is None]
+    for dtype in {values[i].dtype for i in rest}:
+        places = [i for i in rest if values[i].dtype == dtype]
         flat = torch.cat([values[i].reshape(-1) for i in places])
         dist.all_reduce(flat)
-        parts = (flat / several).split([values[i].numel() for i in places])
+        parts = flat.div_(several).split([values[i].numel() for i in places])
         for i, part in zip(places, parts):
             found[i] = part.reshape(values[i].shape)
     return found
@@ -111,6 +123,17 @@ def whole(count: Any) -> Any:
     return count * replicas() if BACKEND == "torch" else count
 
 
+def with_axis(logs: dict) -> dict:
+    """The logs of a step as Keras's trainer takes them.
+
+    Of several workers of TensorFlow it takes the mean over their first axis, which a number has
+    not.
+    """
+    if BACKEND == "tensorflow" and _of_workers(tf.distribute.get_strategy()):
+        return {name: tf.reshape(value, (1,)) for name, value in logs.items()}
+    return logs
+
+
 def _in_replica():
     return not tf.distribute.in_cross_replica_context() and tf.distribute.has_strategy()
 
@@ -125,7 +148,10 @@ def _place():
 
 
 def processes() -> tuple[int, int]:
-    """(this one, how many) of the processes that train together; (0, 1) where there is one."""
+    """(this one, how many) of the processes that read data together; (0, 1) where there is one.
+
+    The workers of a strategy of TensorFlow count as one: each reads all, and gets its part.
+    """
     if BACKEND == "jax":
         return jax.process_index(), jax.process_count()
     if BACKEND == "torch" and dist.is_available() and dist.is_initialized():
@@ -155,7 +181,52 @@ def can_decide(model: keras.Model) -> bool:
 
 def leads() -> bool:
     """Whether this process writes files and says things: one of all does."""
-    return processes()[0] == 0 and not sharing.helps()
+    workers = joined()
+    place = processes()[0] if workers is None else workers.cluster_resolver.task_id
+    return place == 0 and not sharing.helps()
+
+
+_workers: Any = None
+
+
+def joined() -> Any:
+    """The strategy of several workers of TensorFlow in which this process makes models, or None."""
+    global _workers
+    if BACKEND == "tensorflow" and _of_workers(tf.distribute.get_strategy()):
+        _workers = tf.distribute.get_strategy()
+    return _workers
+
+
+def reads_together() -> bool:
+    """Whether all processes have to read variables together, as the workers of TensorFlow.
+
+    A metric there is the sum of what each worker has counted.
+    """
+    return joined() is not None
+
+
+def _of_workers(strategy):
+    """Whether a strategy has several workers, a process each."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return False
+    return len(strategy.cluster_resolver.cluster_spec().as_dict().get("worker", ())) > 1
+
+
+def _numbers_of(workers, number):
+    """What each of them has given, in their order, once for each of its devices."""
+    given = workers.experimental_local_results(_exchange(workers)(tf.constant(number, "int64")))
+    return [int(one) for one in given[0]]
+
+
+@functools.cache
+def _exchange(workers):
+    def exchanged(number):
+        context = tf.distribute.get_replica_context()
+        place, count = context.replica_id_in_sync_group, context.num_replicas_in_sync
+        own = number * tf.one_hot(place, count, dtype="int64")
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, own)
+
+    return tf.function(lambda number: workers.run(exchanged, (number,)))
 
 
 @contextlib.contextmanager
@@ -185,6 +256,9 @@ def own(values: Sequence) -> list:
 
 def agreed(number: int) -> int:
     """The number of the process that `leads`, which may be random: of at most 32 bits."""
+    workers = joined()
+    if workers is not None:
+        return _numbers_of(workers, number)[0]
     if processes()[1] == 1:
         return number
     if BACKEND == "jax":
@@ -196,6 +270,9 @@ def agreed(number: int) -> int:
 
 def anywhere(number: int) -> int:
     """The largest of the numbers that the processes give, such as that of a signal or 0."""
+    workers = joined()
+    if workers is not None:
+        return max(_numbers_of(workers, number))
     if processes()[1] == 1:
         return number
     if BACKEND == "jax":

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_dit.backend.kernels.choice import plain_asked_for
-from keras_dit.backend.replicas import replicas
+from keras_dit.backend.replicas import joined, replicas, with_axis
 from keras_dit.backend.selection import BACKEND
 
 if BACKEND == "jax":
@@ -38,8 +38,13 @@ class BuiltModel(keras.Model):
     """A Keras model that is built when it is made.
 
     Under a `tf.distribute` strategy Keras reads a batch to build a model by, and begins the data
-    anew: of a generator that batch, and what was read ahead of it, would be lost.
+    anew: of a generator that batch, and what was read ahead of it, would be lost. In one of several
+    workers it fails to (github.com/keras-team/keras/issues/20585).
     """
+
+    def __init__(self, *arguments, **settings):
+        super().__init__(*arguments, **settings)
+        joined()  # while the scope lasts in which it is made
 
     # Private name of Keras. If it goes, so does the loss, or tests/test_devices.py finds it again.
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
@@ -66,7 +71,7 @@ def keras_step(model: keras.Model, step: Callable[[Any], dict], *arguments) -> A
         # Not before the batch is there: at the end of data whose length it does not know Keras asks
         # for one more step, and random numbers would move on though none comes.
         with tf.control_dependencies(list(filter(tf.is_tensor, tree.flatten(arguments)))):
-            return step(*arguments)
+            return with_axis(step(*arguments))
     state, data = arguments
     groups = [model.trainable_variables, model.non_trainable_variables, model.metrics_variables]
     if len(state) == 4:  # in training

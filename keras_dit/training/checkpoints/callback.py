@@ -241,7 +241,8 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _is_due(self, before):
         every = max(60.0, 50 * self._writer.seconds) if self.every is None else self.every
-        return time.monotonic() - before >= every
+        due = time.monotonic() - before >= every
+        return bool(backend.agreed(due)) if backend.reads_together() else due
 
     @property
     def _score(self):
@@ -271,9 +272,10 @@ class Checkpoint(keras.callbacks.Callback):
             "data": self.data,
             "callbacks": [(type(c).__name__, _numbers(c)) for c in self.others],
         }
-        if backend.leads():
+        if backend.leads() or backend.reads_together():
             self._writer.wait()  # so that no more than one copy of the state is held
             arrays, facts = state.taken(self.model, facts)
+        if backend.leads():
             self._writer.begin(lambda: self._write(path, arrays, facts, best))
         self._saved, self._saved_at = path, time.monotonic()
         if self._signal:
