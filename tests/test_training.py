@@ -152,6 +152,41 @@ def test_private_name_of_torch(monkeypatch, name, error):
     assert int(optimizer.iterations.value) == 3
 
 
+@pytest.mark.parametrize("rate", [0.1, keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)])
+def test_a_step_of_adamw_is_that_of_keras(rate):
+    """But for rounding (above): those that are excluded do not decay, and gradients are clipped."""
+    start = {"kernel": np.array([[1.0, -2.0]], "float32"), "bias": np.array([3.0], "float32")}
+    gradients = [ops.convert_to_tensor(value * 2.0 + 1.0) for value in start.values()]
+    found = []
+    for apply in (backend.apply_gradients, lambda optimizer, *rest: optimizer.apply(*rest)):
+        weights = [keras.Variable(value, name=name) for name, value in start.items()]
+        optimizer = keras.optimizers.AdamW(rate, weight_decay=0.1, global_clipnorm=0.5)
+        optimizer.exclude_from_weight_decay(var_names=["bias"])
+        optimizer.build(weights)
+        for _ in range(3):
+            apply(optimizer, list(gradients), weights)
+        assert int(ops.convert_to_numpy(optimizer.iterations.value)) == 3
+        found.append([v.numpy() for v in [*weights, *optimizer.variables[2:]]])
+    for ours, keras_s in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, keras_s, rtol=2e-5)
+
+
+def test_a_step_is_traced_once(monkeypatch):
+    """Where it is: on torch it runs as it is."""
+    runs = []
+
+    def counted(*arguments):
+        runs.append(None)
+        return plain(*arguments)
+
+    diffusion = make(keras.optimizers.AdamW(0.1))
+    plain = diffusion.train_step
+    monkeypatch.setattr(type(diffusion), "train_step", lambda _, *arguments: counted(*arguments))
+    for _ in range(2):
+        diffusion.train_on_batch(IMAGES, LABELS)
+    assert len(runs) == (2 if backend.BACKEND == "torch" else 1)
+
+
 def test_the_optimizer_that_was_passed_stays_as_it_was():
     optimizer = keras.optimizers.AdamW(0.1)
     own = set(vars(optimizer))

@@ -8,6 +8,7 @@ Reference:
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -162,8 +163,9 @@ def draw(times: Callable, shape: tuple, seed: keras.random.SeedGenerator) -> tup
     """
     count, *rest = shape
 
-    def noise(n):
-        return keras.random.normal((n, *rest), seed=seed, dtype="float32")
+    def noise(n):  # in a row: XLA takes seconds to compile random numbers of several short axes
+        row = keras.random.normal((n * math.prod(rest),), seed=seed, dtype="float32")
+        return ops.reshape(row, (n, *rest))
 
     return backend.drawn(lambda n: times(n, seed), count), backend.drawn(noise, count)
 

@@ -204,6 +204,7 @@ class Trainer(backend.BuiltModel):
     def make_train_function(self, force=False):
         made = self.train_function
         self.process.objective.check_ready()
+        backend.build_optimizer(self)
         super().make_train_function(force)
         if self.train_function is not made:
             self.train_function = self._watched("train_function", super().make_train_function)
