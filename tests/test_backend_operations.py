@@ -5,6 +5,7 @@ differences of that. It is read off from what one step of gradient descent does 
 """
 
 import shutil
+from unittest import mock
 
 import keras
 import numpy as np
@@ -13,6 +14,9 @@ from keras import ops
 
 from keras_dit import backend
 from keras_dit.backend.kernels.choice import REFUSED, choose
+
+if backend.BACKEND != "torch":
+    from keras_dit.backend.kernels import xla
 
 EPSILON = 1e-6
 
@@ -63,10 +67,24 @@ def masked_attention(q, k, v):
     return weights / weights.sum(-1, keepdims=True) @ v
 
 
+def in_blocks(q, k, v, mask=None):
+    """Two queries at a time, where attention of many goes so."""
+    if backend.BACKEND == "torch":  # its own operation does by itself
+        return backend.attention(q, k, v, mask)
+    with mock.patch.object(xla, "FEW", 2):
+        return backend.attention(q, k, v, mask)
+
+
 CASES = {
     "attention": (backend.attention, attention, [(2, 3, 5, 4)] * 3),
     "masked_attention": (
         lambda q, k, v: backend.attention(q, k, v, ops.convert_to_tensor(MASK)),
+        masked_attention,
+        [(2, 3, 5, 4), (2, 3, 4, 4), (2, 3, 4, 4)],
+    ),
+    "attention_in_blocks": (in_blocks, attention, [(2, 3, 5, 4)] * 3),
+    "masked_attention_in_blocks": (
+        lambda q, k, v: in_blocks(q, k, v, ops.convert_to_tensor(MASK)),
         masked_attention,
         [(2, 3, 5, 4), (2, 3, 4, 4), (2, 3, 4, 4)],
     ),
@@ -314,6 +332,36 @@ def test_product_of_bfloat16_is_not_rounded_to_it(transpose_y, leading):
     run = backend.compile_inference(lambda x, y: backend.product(x, y, transpose_y))
     expected = np.matmul(x_wide, y_wide)
     np.testing.assert_allclose(ops.convert_to_numpy(run(x, y)), expected, rtol=1e-5, atol=1e-5)
+
+
+def shapes_of_gradient(tokens, masked):
+    """The shapes of all that is computed for attention and its gradient, as a text."""
+    q = ops.ones((1, 2, tokens, 4))
+    mask = ops.ones((1, tokens), "bool") if masked else None
+
+    def loss(q):
+        return ops.sum(ops.square(backend.attention(q, q, q, mask)))
+
+    if backend.BACKEND == "jax":
+        import jax
+
+        return str(jax.make_jaxpr(jax.grad(loss))(q))
+    import tensorflow as tf
+
+    program = tf.function(lambda q: tf.gradients(loss(q), q), autograph=False)
+    graph = program.get_concrete_function(q).graph.as_graph_def(add_shapes=True)
+    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+    shapes = [one for node in nodes for one in node.attr["_output_shapes"].list.shape]
+    return " ".join(str([axis.size for axis in shape.dim]) for shape in shapes).replace(" ", "")
+
+
+@pytest.mark.skipif(backend.BACKEND == "torch", reason="an operation of its own")
+@pytest.mark.parametrize("masked", [False, True])
+def test_of_many_tokens_there_is_no_matrix_of_all_by_all(masked):
+    many = xla.FEW + 44
+    assert f"{xla.FEW},{xla.FEW}]" in shapes_of_gradient(xla.FEW, masked)
+    assert f"{many},{many}]" not in shapes_of_gradient(many, masked)
+    assert f"{many // 2},{many}]" in shapes_of_gradient(many, masked)
 
 
 def test_attention_of_large_logits_is_finite():

@@ -5,6 +5,7 @@ touch large tensors less often, and keep fewer of them, than those that it finds
 """
 
 import functools
+import math
 
 from keras import ops
 
@@ -31,6 +32,8 @@ if BACKEND == "jax":
         with_layout_constraint = None
 else:
     import tensorflow as tf
+
+FEW = 256  # queries, whose attention is kept for the gradient
 
 
 def _on_cpu():
@@ -61,6 +64,52 @@ def _masked_attention(q, k, v, mask):
 
 
 def _attention_and_gradient(q, k, v, mask):
+    """Of up to `FEW` queries the gradient finds what it needs in memory. More go in blocks, which
+    are computed again for it, so that there never is a matrix (T, L).
+    """
+    length, dtype = q.shape[2], v.dtype
+    few = length is None or length <= FEW  # it is not known in an export
+    mixed, gradient = (_attend if few else _attend_in_blocks)(q, k, v, mask)
+
+    def rounded(upstream):
+        return tuple(ops.cast(part, dtype) for part in gradient(upstream))
+
+    return mixed, rounded
+
+
+def _attend_in_blocks(q, k, v, mask):
+    length = q.shape[2]
+    count = math.ceil(length / FEW)
+    size = math.ceil(length / count)
+    around = [(0, 0), (0, 0), (0, count * size - length), (0, 0)]
+
+    def rows(x, i):
+        return ops.slice(x, (0, 0, i * size, 0), (*ops.shape(x)[:2], size, x.shape[-1]))
+
+    def put(x, i, part):
+        return ops.slice_update(x, (0, 0, i * size, 0), ops.cast(part, x.dtype))
+
+    def forward(i, mixed):
+        return put(mixed, i, _attend(rows(q, i), k, v, mask)[0])
+
+    def gradient(upstream):
+        upstream = ops.pad(upstream, around)
+
+        def backward(i, found):
+            dq, dk, dv = found
+            parts = _attend(rows(q, i), k, v, mask)[1](rows(upstream, i))
+            return put(dq, i, parts[0]), dk + parts[1], dv + parts[2]
+
+        zeros = tuple(ops.zeros(ops.shape(x), "float32") for x in (q, k, v))
+        dq, dk, dv = ops.fori_loop(0, count, backward, zeros)
+        return dq[:, :, :length], dk, dv
+
+    q = ops.pad(q, around)
+    nothing = ops.zeros((*ops.shape(q)[:3], v.shape[-1]), v.dtype)
+    return ops.fori_loop(0, count, forward, nothing)[:, :, :length], gradient
+
+
+def _attend(q, k, v, mask):
     """Attention as it is fast on a CPU: the (T, L) matrices are touched as rarely as can be.
 
     q is scaled before the product, and with w = exp(q kᵀ − max) and s its sum along a row the
@@ -68,7 +117,7 @@ def _attention_and_gradient(q, k, v, mask):
 
         g = upstream / s,   dv = wᵀ g,   dlogits = w (g vᵀ − Σ g out)
 
-    The exponential and the sums are float32 under any dtype.
+    The exponential, the sums and the gradient are float32 under any dtype.
     """
     dtype, scale = v.dtype, q.shape[-1] ** -0.5
     q = q * ops.cast(scale, dtype)
@@ -91,8 +140,7 @@ def _attention_and_gradient(q, k, v, mask):
         dweights = product(g, v, transpose_y=True) - delta
         dlogits = ops.cast(ops.cast(weights, "float32") * dweights, dtype)
         dq = product(dlogits, k) * scale
-        dk, dv = product(_transposed_copy(dlogits), q), product(_transposed_copy(weights), g)
-        return tuple(ops.cast(part, dtype) for part in (dq, dk, dv))
+        return dq, product(_transposed_copy(dlogits), q), product(_transposed_copy(weights), g)
 
     return ops.cast(mixed, dtype), gradient
 
