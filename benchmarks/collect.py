@@ -24,9 +24,13 @@ def cell(benchmark):
         return f"waits {info['waiting_share']:.0%}"
     if "overhead" in info:
         return f"{info['overhead']:.3f}x"
+    if "held_bytes" in info:
+        held, beside, step = (info[f"{name}_bytes"] / 1e9 for name in ("held", "beside", "step"))
+        return f"{held:.2f} + {beside:.2f} ({step:.2f}) GB"
     if "peak_bytes" in info:
         seconds = info.get("to_picture", info.get("to_first_step"))
-        return f"{seconds:.1f} s, {info['peak_bytes'] / 1e9:.2f} GB"
+        parts = ", ".join(f"{name} {part:.1f}" for name, part in info["parts"].items())
+        return f"{seconds:.1f} s ({parts}), {info['peak_bytes'] / 1e9:.2f} GB"
     text = f"{info['images_per_second']:.1f}"
     if "efficiency" in info:
         text += f" ({info['efficiency']:.0%} of {info['floor_gmacs_per_second']:.0f})"

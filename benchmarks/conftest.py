@@ -55,6 +55,11 @@ TINY = (("hidden_size", 32), ("depth", 2), ("num_heads", 2))
 def pytest_addoption(parser):
     parser.addoption("--all", action="store_true", help="every size, batch and picture")
     parser.addoption("--smoke", action="store_true", help="once each, on a tiny network")
+    parser.addoption(
+        "--cpu-time",
+        action="store_true",
+        help="count the processor's seconds in a start, for one core of a machine that is shared",
+    )
 
 
 def pytest_collection_modifyitems(config, items):
