@@ -9,6 +9,7 @@ from keras_dit.guidance import Guidance, Unguided
 from keras_dit.networks.exporting import Exportable, condition_signature
 from keras_dit.sampling import loop
 from keras_dit.sampling.denoiser import Denoiser
+from keras_dit.sampling.noise import Drawn
 from keras_dit.schedules import Rates, TimeGrid
 from keras_dit.solvers import DDIM, Solver
 
@@ -86,10 +87,10 @@ class Sampler(Exportable):
         return signature
 
     def call(self, noise: Any, *told: Any) -> Any:
-        step_noise: Any = iter(())
+        step_noise = None
         if self.solver.stochastic:
             noises, told = told[-1], told[:-1]  # (B, steps − 1, ...)
-            step_noise = (noises[:, step] for step in range(len(self.rates) - 1))
+            step_noise = Drawn(noises[:, step] for step in range(len(self.rates) - 1))
         condition = told[0] if told else None
         denoiser, guidances = self.denoiser.settled(), iter(self.guidances)
 

@@ -5,7 +5,7 @@ step; the last one, to t = 0, is the denoiser itself, E[x0 | x_{t_{n−1}}].
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -144,7 +144,7 @@ def run(
     noise: Any,
     rates: list[Rates],
     solver: Any,
-    step_noise: Iterator,
+    step_noise: Any,
     callback: Callable | None,
 ) -> Any:
     """The loop over a run's steps; `advance` is `take_step` of some denoiser, compiled or not."""
@@ -152,7 +152,9 @@ def run(
     state = solver.init(x)
     following = [*rates[1:], None]
     for step, (here, there) in enumerate(zip(rates, following)):
-        z = next(step_noise) if solver.stochastic and there is not None else None
+        z = None
+        if there is not None and solver.stochastic:
+            z = ops.convert_to_tensor(step_noise.draw())
         before = x
         x, state, x0 = advance(x, here, there, state, z)
         if callback is not None:

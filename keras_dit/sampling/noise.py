@@ -3,7 +3,7 @@
 import collections
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent import futures
 from typing import Any
 
@@ -46,8 +46,28 @@ class HostNoise:
         return np.stack([g.standard_normal(self.shape, "float32") for g in self.generators])
 
 
+class Drawn:
+    """Noise that is there, or comes, in its order: what a run asks for as it asks `HostNoise`.
+
+    Args:
+        noise: of each draw, (B, ...).
+
+    Example:
+
+    >>> Drawn([np.zeros((1, 2)), np.ones((1, 2))]).draw().tolist()
+    [[0.0, 0.0]]
+    """
+
+    def __init__(self, noise: Iterable):
+        self._noise = iter(noise)
+
+    def draw(self) -> Any:
+        """That of the next step."""
+        return next(self._noise)
+
+
 @contextlib.contextmanager
-def drawn_ahead(noise: HostNoise, count: int, beside: Any) -> Iterator[Iterator[Any]]:
+def drawn_ahead(noise: HostNoise, count: int, beside: Any) -> Iterator[Drawn]:
     """While this runs a thread draws noise before it is asked for, so that no step waits for it.
 
     Args:
@@ -56,17 +76,17 @@ def drawn_ahead(noise: HostNoise, count: int, beside: Any) -> Iterator[Iterator[
         beside: a tensor, to whose device they are moved.
 
     Yields:
-        An iterator of tensors.
+        A `Drawn` of tensors.
 
     Example:
 
     >>> noise = HostNoise(0, [0, 1], (2, 2), stream=1)
     >>> with drawn_ahead(noise, 3, keras.ops.zeros(())) as drawn:
-    ...     [one.shape == (2, 2, 2) for one in drawn]
-    [True, True, True]
+    ...     tuple(drawn.draw().shape)
+    (2, 2, 2)
     """
     if not count:
-        yield iter(())
+        yield Drawn(())
         return
     thread = futures.ThreadPoolExecutor(1, "noise")
 
@@ -82,7 +102,7 @@ def drawn_ahead(noise: HostNoise, count: int, beside: Any) -> Iterator[Iterator[
             yield begun.popleft().result()
 
     try:
-        yield drawn()
+        yield Drawn(drawn())
     finally:
         thread.shutdown(cancel_futures=True)
 
