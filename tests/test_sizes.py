@@ -16,7 +16,7 @@ from keras_dit.checkpoints import Checkpoint
 from keras_dit.cli import main
 from keras_dit.codecs import Autoencoder, AutoencoderKL, cache_latents
 from keras_dit.datasets import buckets
-from keras_dit.datasets.latents import Rows
+from keras_dit.datasets.parts import Rows
 from keras_dit.diffusion import Diffusion
 from keras_dit.networks import DiTModel
 

@@ -21,12 +21,11 @@ import os
 import pathlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from keras_dit.datasets.batches import ImageBatches, batches_of
-from keras_dit.datasets.parts import Contents, checked_labels, divide, limited
+from keras_dit.datasets.parts import Contents, Rows, checked_labels, divide, limited
 
 __all__ = ["LatentFacts", "LatentFiles", "SizedLatentFiles", "cached_latents", "is_latent_folder",
            "latent_folders", "read_latents"]  # fmt: skip
@@ -315,41 +314,6 @@ def _joined(parts, folders):
         values = [one.conditions[name] for one in parts]
         known[name] = tuple(map(Rows, zip(*values))) if isinstance(value, tuple) else Rows(values)
     return Contents(SizedLatentFiles(folders), labels, parts[0].class_names, conditions=known)
-
-
-class Rows:
-    """Arrays one after the other as one, of which rows are read when they are asked for.
-
-    Args:
-        arrays: of the same shape but for their number of rows.
-
-    Example:
-
-    >>> Rows([np.arange(3), np.arange(5, 8)])[[4, 0]].tolist()
-    [6, 0]
-    """
-
-    def __init__(self, arrays: Sequence[np.ndarray]):
-        self.arrays = list(arrays)
-        self.ends = np.cumsum([len(array) for array in self.arrays])
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of all."""
-        return (int(self.ends[-1]), *self.arrays[0].shape[1:])
-
-    def __len__(self) -> int:
-        return int(self.ends[-1])
-
-    def __getitem__(self, indices: Any) -> np.ndarray:
-        indices = np.asarray(indices)
-        of = np.searchsorted(self.ends, indices, side="right")
-        found = np.empty((len(indices), *self.shape[1:]), self.arrays[0].dtype)
-        for number in np.unique(of):
-            here = of == number
-            begin = self.ends[number] - len(self.arrays[number])
-            found[here] = self.arrays[number][indices[here] - begin]
-        return found
 
 
 def _read_one(folder):

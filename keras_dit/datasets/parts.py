@@ -1,6 +1,6 @@
 """What a data set holds before it is cut into batches, and parts of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -8,8 +8,8 @@ import numpy as np
 
 from keras_dit.draws import checked_seed, permutation
 
-__all__ = ["Contents", "checked_conditions", "checked_labels", "divide", "limited", "part_of",
-           "split", "split_indices", "taken"]  # fmt: skip
+__all__ = ["Contents", "Rows", "checked_conditions", "checked_labels", "divide", "limited",
+           "part_of", "split", "split_indices", "taken"]  # fmt: skip
 
 
 class Contents(NamedTuple):
@@ -66,6 +66,41 @@ def taken(values: Any, indices: Any) -> Any:
     if hasattr(values, "shape"):
         return values[np.asarray(indices, int)]
     return [values[index] for index in indices]
+
+
+class Rows:
+    """Arrays one after the other as one, of which rows are read when they are asked for.
+
+    Args:
+        arrays: of the same shape but for their number of rows.
+
+    Example:
+
+    >>> Rows([np.arange(3), np.arange(5, 8)])[[4, 0]].tolist()
+    [6, 0]
+    """
+
+    def __init__(self, arrays: Sequence[np.ndarray]):
+        self.arrays = list(arrays)
+        self.ends = np.cumsum([len(array) for array in self.arrays])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of all."""
+        return (int(self.ends[-1]), *self.arrays[0].shape[1:])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, indices: Any) -> np.ndarray:
+        indices = np.asarray(indices)
+        of = np.searchsorted(self.ends, indices, side="right")
+        found = np.empty((len(indices), *self.shape[1:]), self.arrays[0].dtype)
+        for number in np.unique(of):
+            here = of == number
+            begin = self.ends[number] - len(self.arrays[number])
+            found[here] = self.arrays[number][indices[here] - begin]
+        return found
 
 
 def checked_conditions(conditions: Mapping[str, Any], count: int) -> dict[str, Any]:
