@@ -13,7 +13,7 @@ from test_resume import KillAt, KilledError, numbers
 
 import keras_dit
 from keras_dit import backend, checkpoints
-from keras_dit.backend import training as primitives
+from keras_dit.backend import adam
 
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (8, 4, 4, 1)).astype("float32")
 LABELS = np.arange(8) % 3
@@ -109,9 +109,9 @@ def test_a_scaled_loss_that_is_not_finite_moves_nothing():
     assert_same(before, diffusion)
 
 
-@pytest.mark.parametrize("name", primitives.ADAM_NAMES)
+@pytest.mark.parametrize("name", adam.ADAM_NAMES)
 def test_private_names_of_adam(name):
-    """Gone from Keras: look in backend/training.py for what Adam calls it now, or fuse no more."""
+    """Gone from Keras: look in backend/adam.py for what Adam calls it now, or fuse no more."""
     optimizer = keras.optimizers.AdamW()
     optimizer.build([keras.Variable(np.zeros(2, "float32"))])
     assert hasattr(optimizer, name)
@@ -131,7 +131,7 @@ def adamw(weight, gradient, steps, rate=0.1, decay=0.004, clip=0.5):
 
 
 @pytest.mark.skipif(backend.BACKEND != "torch", reason="torch alone makes its steps in fifteen")
-@pytest.mark.parametrize(("name", "error"), [(primitives.TORCH_ADAM, 2e-7), ("gone", 1e-5)])
+@pytest.mark.parametrize(("name", "error"), [(adam.TORCH_ADAM, 2e-7), ("gone", 1e-5)])
 def test_private_name_of_torch(monkeypatch, name, error):
     """Gone from torch: the plain step of Keras is made, and gives the same.
 
@@ -140,8 +140,8 @@ def test_private_name_of_torch(monkeypatch, name, error):
     """
     import torch
 
-    assert hasattr(torch, primitives.TORCH_ADAM)
-    monkeypatch.setattr(primitives, "TORCH_ADAM", name)
+    assert hasattr(torch, adam.TORCH_ADAM)
+    monkeypatch.setattr(adam, "TORCH_ADAM", name)
     start, gradient = np.array([1.0, -2.0]), np.array([3.0, 4.0])
     weight = keras.Variable(start.astype("float32"))
     optimizer = keras.optimizers.AdamW(0.1, global_clipnorm=0.5)
