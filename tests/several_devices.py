@@ -11,6 +11,7 @@ import contextlib
 import os
 import pathlib
 import shutil
+import signal
 import sys
 
 import numpy as np
@@ -95,8 +96,7 @@ def main(devices, folder, other=None):
             found[f"{name}/{key}"] = np.array(values)
 
     if TOGETHER:
-        with scope:
-            others(folder, labels, keep, found)
+        others(folder, labels, keep, found, scope)
         if backend.leads():
             np.savez(folder / "found.npz", **found)
         return
@@ -117,7 +117,7 @@ def main(devices, folder, other=None):
             keep("resumed", *trained([batches], accumulate, callbacks=[kept]))
         sgd = keras.optimizers.SGD(1e-2)
         keep("half", *trained(arrays, dtype=half, optimizer=sgd))
-        others(folder, labels, keep, found)
+        others(folder, labels, keep, found, contextlib.nullcontext())
         if devices > 1 and BACKEND == "jax":
             with sharded(devices):
                 model, history = trained([batches], accumulate)
@@ -131,7 +131,7 @@ def main(devices, folder, other=None):
         np.savez(folder / "found.npz", **found)
 
 
-def others(folder, labels, keep, found):
+def others(folder, labels, keep, found, scope):
     """Train on latents that were cached, on whole batches of a data set without parts, and on what
     a generator gives, of several processes to each its part.
 
@@ -167,9 +167,10 @@ def others(folder, labels, keep, found):
             chosen = self.order[index * 8 : (index + 1) * 8]
             return posteriors[chosen, 0], labels[chosen]
 
-    network = keras_dit.DiTModel((4, 4, 2), 2, 8, 1, 2, num_classes=3, condition_dropout=0.5)
-    model = keras_dit.Diffusion(network, codec=codec, ema=0.9)
-    model.compile(keras.optimizers.SGD(0.1), jit_compile=BACKEND == "jax")
+    with scope:
+        network = keras_dit.DiTModel((4, 4, 2), 2, 8, 1, 2, num_classes=3, condition_dropout=0.5)
+        model = keras_dit.Diffusion(network, codec=codec, ema=0.9)
+        model.compile(keras.optimizers.SGD(0.1), jit_compile=BACKEND == "jax")
     latents = datasets.cached_latents(folder / "latents", 8, flip=True)
 
     def generator():
@@ -183,10 +184,14 @@ def others(folder, labels, keep, found):
         ("generator", generator(), {"steps_per_epoch": 3, "epochs": 2}),
     ):
         keep(name, model, model.fit(data, verbose=0, **rest).history)
-    if backend.leads() and BACKEND != "tensorflow":  # whose workers have to read together
+    if backend.leads():
         model.save(folder / "model.keras")
         found["drawn"] = model.generate([0, 1, 2], steps=1)
+        (folder / "asked").mkdir()
+        shutil.copy(folder / "latents_run" / "step_00000001.safetensors", folder / "asked")
     backend.barrier()
+    found["ended"] = np.array(ended(model, latents, folder / "asked"))
+    keep("asked", model, {})
     if BACKEND == "torch" and backend.processes()[1] > 1:
         numbers = [np.full(size, backend.processes()[0], "float32") for size in (3, (300, 300))]
         means = backend.mean([None, *map(keras.ops.convert_to_tensor, numbers)])
@@ -196,6 +201,24 @@ def others(folder, labels, keep, found):
         found["unshared"] = np.array(said(lambda: model.fit(batches, verbose=0)))
         differing = Whole(seed=backend.processes()[0])
         found["differing"] = np.array(said(lambda: model.fit(differing, verbose=0)))
+
+
+def ended(model, data, folder):
+    """Where a training ends that goes on after its first step, of which one process is asked to end
+    while it saves the second."""
+    from keras_dit import backend, checkpoints
+
+    class Asked(checkpoints.Checkpoint):
+        def save(self, best=False):
+            if backend.leads() and self.steps == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            super().save(best)
+
+    try:
+        model.fit(data, verbose=0, callbacks=[Asked(folder, every=0, resume=True)])
+    except checkpoints.Interrupted as interruption:
+        return interruption.path.name
+    return "nowhere"
 
 
 def sharded(devices):

@@ -91,8 +91,15 @@ def test_two_processes_take_the_steps_of_one(found, processes):
         for what in ("weights", "average", "loss"):
             name = f"{kind}/{what}"
             np.testing.assert_allclose(processes[name], found[0][name], atol=1e-6)
-    if BACKEND != "tensorflow":
-        np.testing.assert_allclose(processes["drawn"], found[0]["drawn"], atol=1e-5)
+    np.testing.assert_allclose(processes["drawn"], found[0]["drawn"], atol=1e-5)
+
+
+def test_one_that_is_asked_to_end_while_it_saves_ends_with_all_exactly(found, processes):
+    """After the same step, and as if it had neither ended before nor gone on from there."""
+    for numbers in (*found, processes):
+        assert str(numbers["ended"]) == "step_00000003.safetensors"
+        for what in ("weights", "average"):
+            np.testing.assert_array_equal(numbers[f"asked/{what}"], numbers[f"latents/{what}"])
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="the other backends exchange by themselves")

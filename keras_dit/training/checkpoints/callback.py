@@ -103,7 +103,9 @@ class Checkpoint(keras.callbacks.Callback):
         self.data: dict = {}
         self.others: list = []  # the other callbacks of the training
         self._writer = Writer()
-        self._found = self._metrics = self._saved = self._signal = None
+        self._found = self._metrics = self._saved = None
+        # Of a signal: that this process was asked to end by, and that all are to end by now.
+        self._heard = self._signal = 0
         self._numbers: list = []  # of the other callbacks, as they were saved
 
     # A training
@@ -153,9 +155,12 @@ class Checkpoint(keras.callbacks.Callback):
         one = OneTraining(self, data, model, epochs=epochs, verbose=verbose)
         with self.signals():
             try:
-                return one.run(fit, max(self.epoch, initial_epoch), epochs, rest)
+                history = one.run(fit, max(self.epoch, initial_epoch), epochs, rest)
             finally:
                 self._writer.wait()
+            if self._is_asked():  # while the end was saved
+                raise Interrupted(self._signal, self._saved)
+            return history
 
     # The place to go on from
 
@@ -292,7 +297,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _is_asked(self):
         """Whether this process or another one of the training was: all end after the same step."""
-        self._signal = backend.anywhere(self._signal or 0)
+        self._signal = backend.anywhere(self._heard)
         return bool(self._signal)
 
     @contextlib.contextmanager
@@ -300,13 +305,13 @@ class Checkpoint(keras.callbacks.Callback):
         """While this runs, Ctrl-C and SIGTERM end the training after the present step."""
 
         def end(number):
-            self._signal = number
+            self._heard = number
 
         try:
             with interrupts.heard((signal.SIGINT, signal.SIGTERM), ENDING, end):
                 yield
         finally:
-            self._signal = None
+            self._heard = self._signal = 0
 
 
 def _numbers(callback):
