@@ -7,7 +7,7 @@ Prints one line for each part. A training is a process of its own, saved after e
 with -9; whenever it has come to its end in spite of that, its state is compared, bit for bit, with
 that of a training that was left alone. The digits are learned by a network of a few numbers.
 `--pairs` does so with `keras-dit train --devices 2`, of whose processes it kills any one;
-`--processes` has JAX train in two of them.
+`--processes` has JAX or TensorFlow train in two of them, as on two hosts.
 """
 
 import argparse
@@ -196,7 +196,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("--kills", "--pairs", "--saves", "--steps", "--pictures"):
         parser.add_argument(name, type=int, default=0)
-    parser.add_argument("--processes", action="store_true", help="two of JAX for --pairs")
+    parser.add_argument("--processes", action="store_true", help="two of hosts, for --pairs")
     parser.add_argument(
         "--epochs", type=int, default=EPOCHS, help="of each training that is killed"
     )

@@ -1,5 +1,6 @@
 """One training on several devices is the training on one: steps, logs, checkpoints."""
 
+import inspect
 import os
 import pathlib
 import subprocess
@@ -142,3 +143,14 @@ def test_accumulation_and_scaled_losses_are_refused_with_what_to_do(found):
     assert "neither scale a loss nor accumulate" in accumulates
     assert "float32 or mixed_bfloat16, with larger batches, or on JAX or torch" in accumulates
     assert accumulates == scales == half
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="of TensorFlow")
+def test_private_names_by_which_workers_wait_longer():
+    """Gone from TensorFlow: a worker misses another one after 10 seconds, not 30."""
+    from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
+    from tensorflow.python.eager.context import Context
+
+    known = inspect.signature(Context.configure_coordination_service).parameters
+    assert {"heartbeat_timeout_in_ms", "coordinated_jobs"} <= set(known)
+    assert CoordinatedJob(name="worker", num_tasks=2).num_tasks == 2

@@ -45,7 +45,7 @@ from keras_dit.backend.kernels import (
     product,
     rms_norm,
 )
-from keras_dit.backend.launching import check_alone, launched, on_devices
+from keras_dit.backend.launching import launched, model_scope, on_devices
 from keras_dit.backend.live import LiveValues
 from keras_dit.backend.partition import combine, partition
 from keras_dit.backend.parts import in_parts
@@ -110,7 +110,6 @@ __all__ = [
     "cache_folder",
     "call_layer",
     "can_decide",
-    "check_alone",
     "check_export",
     "combine",
     "compile_inference",
@@ -146,6 +145,7 @@ __all__ = [
     "mapped_on_host",
     "mean",
     "members",
+    "model_scope",
     "modulated_layer_norm",
     "move_averages",
     "multiply_add",

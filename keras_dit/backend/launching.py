@@ -13,6 +13,7 @@ import os
 import sys
 import uuid
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 
@@ -27,13 +28,14 @@ elif BACKEND == "torch":
 else:
     import tensorflow as tf
 
-__all__ = ["check_alone", "launched", "on_devices"]
+__all__ = ["launched", "model_scope", "on_devices"]
 
 # By which `keras.distribution.initialize` is told of the processes of JAX.
 PROCESSES, PLACE, ADDRESSES = (
     f"KERAS_DISTRIBUTION_{name}" for name in ("NUM_PROCESSES", "PROCESS_ID", "JOB_ADDRESSES")
 )
-SECONDS = 30  # without a sign of life, after which a process of JAX is gone for the others
+SECONDS = 30  # without a sign of life, after which a process is gone for the others
+GONE = "another process of the training is gone, and this one ends with it"
 
 
 def launched(devices: int, module: str, arguments: Sequence[str]) -> int | None:
@@ -72,14 +74,16 @@ def launched(devices: int, module: str, arguments: Sequence[str]) -> int | None:
 
 
 @contextlib.contextmanager
-def on_devices(devices: int) -> Iterator[None]:
-    """While this runs, models are made for so many devices; before the backend computes.
+def on_devices(devices: int, together: bool = True) -> Iterator[None]:
+    """While this runs, models are made for so many devices, in a `model_scope`; before the backend
+    computes.
 
     On a machine without accelerators the devices are parts of its processor.
 
     Args:
-        devices: how many of this machine; of one of several processes of torch or JAX it is no
-            matter.
+        devices: how many of this machine; of one of several processes it is no matter.
+        together: whether workers of TensorFlow join each other. The environment tells of them
+            whatever a host does, also what is no matter of the others.
 
     Raises:
         ValueError: if there are fewer, or it is not known which of several processes this is.
@@ -91,25 +95,22 @@ def on_devices(devices: int) -> Iterator[None]:
             stack.enter_context(_process_of_jax())
         elif BACKEND == "jax" and devices > 1:
             stack.enter_context(_devices_of_jax(devices))
+        elif BACKEND == "tensorflow" and together and _workers_told():
+            stack.enter_context(_process_of_tensorflow())
         elif BACKEND == "tensorflow" and devices > 1:
             stack.enter_context(_devices_of_tensorflow(devices))
         yield
 
 
-def check_alone() -> None:
-    """Raise ValueError in one of several processes of TensorFlow.
+_strategy: Any = None  # of TensorFlow's devices, in whose scope models are made
 
-    The command does not bring those together: each would train for itself, into the same folder.
+
+def model_scope() -> contextlib.AbstractContextManager:
+    """A block in which models are made for the devices of `on_devices`, by all processes alike.
+
+    What is made outside of it is a process's own. That matters on TensorFlow alone.
     """
-    if BACKEND != "tensorflow":
-        return
-    tasks = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
-    several = sum(map(len, tasks.values()))
-    if several > 1:
-        raise ValueError(
-            "the command trains on several hosts with torch and JAX, and TF_CONFIG tells of "
-            f"{several} processes: unset it for a training on this host (docs/devices.md)"
-        )
+    return contextlib.nullcontext() if _strategy is None else _strategy.scope()
 
 
 @contextlib.contextmanager
@@ -145,13 +146,61 @@ def _process_of_jax():
         if not any(sign in str(error) for sign in ("Gloo", "NCCL")):
             raise
         atexit.register(_leave)
-        raise ConnectionError(
-            f"another process of the training is gone, and this one ends with it: {error}"
-        ) from error
+        raise ConnectionError(f"{GONE}: {error}") from error
+
+
+def _workers_told():
+    """{job: how many tasks} of TensorFlow's workers, where there are several; their first leads."""
+    cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
+    jobs = {job: len(cluster[job]) for job in ("chief", "worker") if job in cluster}
+    return jobs if sum(jobs.values()) > 1 else {}
+
+
+@contextlib.contextmanager
+def _process_of_tensorflow():
+    if "task" not in json.loads(os.environ["TF_CONFIG"]):
+        raise ValueError('TF_CONFIG tells of several processes: say by its "task" which this is')
+    _wait_longer(_workers_told())
+    try:
+        with _models_in(tf.distribute.MultiWorkerMirroredStrategy()):
+            yield
+            replicas.barrier()  # the first one may have images to make
+    except (tf.errors.AbortedError, tf.errors.UnavailableError) as error:
+        atexit.register(_leave)
+        raise ConnectionError(GONE) from error
+
+
+def _wait_longer(jobs):
+    """Have a worker of TensorFlow miss another one after `SECONDS`.
+
+    It does so after 10, which a busy machine may need. Private names: without them it is 10.
+    """
+    with contextlib.suppress(ImportError, AttributeError, TypeError):
+        from tensorflow.compiler.xla.tsl.protobuf.coordination_config_pb2 import CoordinatedJob
+        from tensorflow.python.eager.context import context
+
+        context().configure_coordination_service(
+            "standalone",
+            f"/job:{next(iter(jobs))}/replica:0/task:0",
+            heartbeat_timeout_in_ms=1000 * SECONDS,
+            coordinated_jobs=[CoordinatedJob(name=job, num_tasks=n) for job, n in jobs.items()],
+        )
+
+
+@contextlib.contextmanager
+def _models_in(strategy):
+    global _strategy
+    _strategy = strategy
+    with strategy.scope():
+        replicas.joined()
+    try:
+        yield
+    finally:
+        _strategy = None
 
 
 def _leave():
-    """End without JAX's own end, which waits for the other processes."""
+    """End without the backend's own end, which waits for the other processes."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(1)
@@ -172,7 +221,7 @@ def _devices_of_tensorflow(devices):
         tf.config.set_logical_device_configuration(first, parts)
     found = [device.name for device in tf.config.list_logical_devices(kind)]
     _check(devices, found)
-    return tf.distribute.MirroredStrategy(found[:devices]).scope()
+    return _models_in(tf.distribute.MirroredStrategy(found[:devices]))
 
 
 def _check(devices, found):

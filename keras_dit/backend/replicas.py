@@ -182,8 +182,8 @@ def can_decide(model: keras.Model) -> bool:
 def leads() -> bool:
     """Whether this process writes files and says things: one of all does."""
     workers = joined()
-    place = processes()[0] if workers is None else workers.cluster_resolver.task_id
-    return place == 0 and not sharing.helps()
+    first = processes()[0] == 0 if workers is None else workers.extended.should_checkpoint
+    return first and not sharing.helps()
 
 
 _workers: Any = None
@@ -209,7 +209,8 @@ def _of_workers(strategy):
     """Whether a strategy has several workers, a process each."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return False
-    return len(strategy.cluster_resolver.cluster_spec().as_dict().get("worker", ())) > 1
+    tasks = strategy.cluster_resolver.cluster_spec().as_dict()
+    return sum(len(tasks.get(job, ())) for job in ("chief", "worker")) > 1
 
 
 def _numbers_of(workers, number):

@@ -90,7 +90,8 @@ def main(argv: list[str] | None = None) -> int:
                 if shares:
                     stack.enter_context(backend.team(devices, "keras_dit", given, words))
                 else:
-                    stack.enter_context(backend.on_devices(devices))
+                    together = hasattr(arguments, "devices")
+                    stack.enter_context(backend.on_devices(devices, together))
                 backend.device_name()
                 backend.keep_compiled()
             leads = backend.leads()

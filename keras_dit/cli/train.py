@@ -200,16 +200,13 @@ def _add_folder(group, count):
 
 
 def run(arguments):
-    backend.check_alone()
     backend.reuse_freed_memory()
     with common.claimed(arguments.folder) as folder:
         given = {n: v for n, v in vars(arguments).items() if n not in NOT_SETTINGS}
         if arguments.tensorboard:
             run_folder.check_tensorboard()
-        if arguments.resume:
-            settings, model, data = _old(folder, given)
-        else:
-            settings, model, data = _new(folder, given)
+        with backend.model_scope():
+            settings, model, data = (_old if arguments.resume else _new)(folder, given)
     begun = time.perf_counter()
     keeper = _train(model, data, folder, settings)
     if not backend.leads():
