@@ -183,13 +183,13 @@ def apply_gradients(
             else:
                 optimizer.apply(gradients, variables)
         return
+    if plain:  # each replica makes the same of the same, without an exchange
+        adam.apply(optimizer, gradients, variables)
+        return
     if replicas() > 1:
         # They are the same on each, and Keras adds up what each has clipped: one gives them.
         first = tf.distribute.get_replica_context().replica_id_in_sync_group == 0
         gradients = [None if g is None else g * tf.cast(first, g.dtype) for g in gradients]
-    elif plain:
-        adam.apply(optimizer, gradients, variables)
-        return
     optimizer.apply(gradients, variables)
 
 
