@@ -43,6 +43,9 @@ def one_of(devices):
     elif BACKEND == "tensorflow" and TOGETHER:
         import tensorflow as tf
 
+        from keras_dit.backend import launching
+
+        launching._wait_longer(launching._workers_told())  # on a busy machine
         return tf.distribute.MultiWorkerMirroredStrategy().scope()
     elif BACKEND == "tensorflow" and devices > 1:
         import tensorflow as tf
@@ -118,6 +121,8 @@ def main(devices, folder, other=None):
         sgd = keras.optimizers.SGD(1e-2)
         keep("half", *trained(arrays, dtype=half, optimizer=sgd))
         others(folder, labels, keep, found, contextlib.nullcontext())
+        if BACKEND != "torch":
+            autoencoder(np.nan_to_num(images), found)
         if devices > 1 and BACKEND == "jax":
             with sharded(devices):
                 model, history = trained([batches], accumulate)
@@ -201,6 +206,23 @@ def others(folder, labels, keep, found, scope):
         found["unshared"] = np.array(said(lambda: model.fit(batches, verbose=0)))
         differing = Whole(seed=backend.processes()[0])
         found["differing"] = np.array(said(lambda: model.fit(differing, verbose=0)))
+
+
+def autoencoder(images, found):
+    """Train an autoencoder on what a generator gives."""
+    import keras
+
+    from keras_dit import codecs
+
+    keras.utils.set_random_seed(1)
+    small = {"groups": 2, "quant_conv": False, "mid_attention": False}
+    network = codecs.AutoencoderKL(1, 2, (4,), 1, **small)
+    trainer = codecs.AutoencoderTrainer(network, 0.1)
+    trainer.compile(keras.optimizers.SGD(0.1), jit_compile=BACKEND == "jax")
+    batches = ((images[8 * (i % 3) : 8 * (i % 3) + 8],) for i in range(7))
+    history = trainer.fit(batches, steps_per_epoch=3, epochs=2, verbose=0).history
+    found |= {f"autoencoder/{name}": np.array(values) for name, values in history.items()}
+    found["autoencoder/weights"] = np.concatenate([np.ravel(w) for w in network.get_weights()])
 
 
 def ended(model, data, folder):

@@ -73,6 +73,13 @@ def test_latents_and_whole_batches_of_a_data_set_are_shared_out(found, kind):
         np.testing.assert_allclose(two[f"{kind}/{what}"], one[f"{kind}/{what}"], atol=1e-6)
 
 
+@pytest.mark.skipif(BACKEND == "torch", reason="one process trains it")
+def test_an_autoencoder_is_trained_as_on_one_device(found):
+    for name in ("weights", "loss", "reconstruction", "kl"):
+        one, two = (numbers[f"autoencoder/{name}"] for numbers in found)
+        np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.skipif(BACKEND == "tensorflow", reason="whose workers all read the whole")
 def test_processes_that_do_not_share_what_they_read_are_refused(processes):
     """A generator that gives all of them the whole batch, and a PyDataset in several orders."""

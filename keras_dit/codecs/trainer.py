@@ -25,7 +25,7 @@ from keras_dit.datasets import ImageBatches
 __all__ = ["AutoencoderTrainer", "measured", "reconstructed"]
 
 
-class AutoencoderTrainer(keras.Model):
+class AutoencoderTrainer(backend.BuiltModel):
     """Trains an autoencoder by `fit`.
 
     The logs have `reconstruction` and `kl` beside their sum, `loss`; `kl` is as it is weighed, for
@@ -65,6 +65,7 @@ class AutoencoderTrainer(keras.Model):
         self.reconstruction = keras.losses.get(reconstruction or keras.losses.MeanAbsoluteError())
         self.seed = keras.random.SeedGenerator()
         self.parts = {name: keras.metrics.Mean(name) for name in ("reconstruction", "kl")}
+        self.built = True
 
     def compile(self, optimizer: Any = None, **kwargs: Any) -> None:
         """Set the optimizer. The loss is (1).
@@ -103,21 +104,27 @@ class AutoencoderTrainer(keras.Model):
         mean, log_variance = self.network.encode(images)
         latents = mean
         if training:
-            noise = keras.random.normal(ops.shape(mean), dtype=mean.dtype, seed=self.seed)
+            count, *rest = ops.shape(mean)
+            noise = backend.drawn(
+                lambda n: keras.random.normal((n, *rest), dtype=mean.dtype, seed=self.seed), count
+            )
             latents = mean + ops.exp(0.5 * log_variance) * noise  # (1)
         return self.network.decode(latents), mean, log_variance
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """(1) of a batch; y, which may be labels, is not looked at."""
         images, mean, log_variance = (ops.cast(part, "float32") for part in y_pred)
-        reconstruction = self.reconstruction(ops.cast(x, "float32"), images)
+        # Keras adds up the gradients of a strategy's replicas: by their number it divides a loss of
+        # its own, and multiplies what it logs.
+        replicas = backend.replicas()
+        reconstruction = self.reconstruction(ops.cast(x, "float32"), images) * replicas
         divergence = 0.5 * (mean**2 + ops.exp(log_variance) - 1.0 - log_variance)
         shrunk = self.network.latent_channels / self.network.factor**2 / self.network.in_channels
         kl = self.kl_weight * shrunk * ops.mean(divergence)  # (2)
         count = ops.cast(ops.shape(x)[0], "float32")
         self.parts["reconstruction"].update_state(reconstruction, sample_weight=count)
         self.parts["kl"].update_state(kl, sample_weight=count)
-        return reconstruction + kl
+        return (reconstruction + kl) / replicas
 
 
 def measured(
