@@ -8,6 +8,9 @@ alone with -m large; --smoke runs every benchmark once on a tiny network, to see
 
 import functools
 import gc
+import json
+import subprocess
+import sys
 import time
 from dataclasses import asdict, dataclass
 
@@ -123,6 +126,18 @@ class Measure:
             rate = floor(case)
             self.note(case, floor_gmacs_per_second=rate / 1e9, efficiency=work / best / rate)
         return best
+
+    def alone(self, case, program, *arguments):
+        """Run a program once, in a process of its own; it prints its figures as JSON, last."""
+        command = [sys.executable, "-c", program, *map(str, arguments)]
+        found = {}
+
+        def run():
+            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            found.update(json.loads(output.splitlines()[-1]))
+
+        self.benchmark.pedantic(run, rounds=1)
+        self.note(case, **found)
 
     def note(self, case, **figures):
         self.benchmark.extra_info.update({**asdict(case), "case": str(case), **figures})

@@ -5,8 +5,6 @@ to run it. A picture has its trace counted with the compiler.
 """
 
 import json
-import subprocess
-import sys
 
 import pytest
 from conftest import S2, S4, Case
@@ -60,12 +58,4 @@ LARGE = [S2, *(Case(f"dit_{size}_2", (32, 32, 4)) for size in ("b", "l", "xl"))]
 def test_cold_start_and_memory(program, case, measure, request):
     case = measure.case(case)
     clock = "process_time" if request.config.getoption("--cpu-time") else "perf_counter"
-    command = [sys.executable, "-c", BEGIN + program, json.dumps(case.arguments()), clock]
-    found = {}
-
-    def start():
-        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        found.update(json.loads(output.splitlines()[-1]))
-
-    measure.benchmark.pedantic(start, rounds=1)
-    measure.note(case, **found)
+    measure.alone(case, BEGIN + program, json.dumps(case.arguments()), clock)
