@@ -49,6 +49,7 @@ from keras_dit.backend.launching import launched, model_scope, on_devices
 from keras_dit.backend.live import LiveValues
 from keras_dit.backend.partition import combine, partition
 from keras_dit.backend.parts import in_parts
+from keras_dit.backend.recording import GradientPrograms
 from keras_dit.backend.replicas import (
     agreed,
     alone,
@@ -96,6 +97,7 @@ __all__ = [
     "BACKEND",
     "EXPORT_FORMAT",
     "BuiltModel",
+    "GradientPrograms",
     "LiveValues",
     "ShareDone",
     "ShareError",

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 from keras_dit.backend.partition import combine, partition, signature, tensors
 from keras_dit.backend.selection import BACKEND
@@ -93,22 +94,43 @@ def _recorded_after(plain_calls, function, jit_compile):
         if calls <= plain_calls:
             return function(numbers)
         if record is None:
-            record = _recorded(function, numbers, jit_compile)
+            record = _record_to_run(function, numbers, jit_compile)
         return record(numbers)
 
     return call
 
 
-def _recorded(function, numbers, jit_compile):
-    """The record of the operations of `function`.
+def _record_to_run(function, numbers, jit_compile):
+    """The function as a record, in the form that runs best, or as it is if it cannot be one."""
+    table = _understood_by_torch_compile() if jit_compile is True else None
+    record = recorded(function, numbers, table)
+    if record is None:
+        return function
+    on_gpu = bool(numbers) and all(captures(x.device.type) for x in numbers)
+    if jit_compile is True:
+        mode = "reduce-overhead" if on_gpu else None
+        compiled = torch.compile(record, dynamic=False, mode=mode)
+        return _copying(compiled) if on_gpu else compiled
+    return captured(record) if on_gpu else record
 
-    A function that cannot be recorded, since it looks at numbers to go on, runs as it is.
+
+def recorded(function: Callable, numbers: list, decompositions: dict | None = None) -> Any:
+    """The operations of torch that a function comes to, as a function itself; none is computed.
+
+    Args:
+        function: list of tensors -> list of tensors.
+        numbers: of the shapes, dtypes and devices that it is to be recorded for.
+        decompositions: what to put in the place of an operation.
+
+    Returns:
+        A function of such lists, or None if it cannot be recorded, since it looks at numbers to go
+        on. What the function reads beside its arguments, it reads anew, if it is still there.
     """
     from torch.fx.experimental.proxy_tensor import make_fx
 
     recorder = make_fx(
         function,
-        decomposition_table=_understood_by_torch_compile() if jit_compile is True else None,
+        decomposition_table=decompositions,
         tracing_mode="fake",  # no number is computed
         _allow_non_fake_inputs=True,
     )
@@ -116,15 +138,10 @@ def _recorded(function, numbers, jit_compile):
         with torch.inference_mode(False), torch.no_grad():
             record = recorder(numbers)
     except Exception:  # whatever it is that cannot be recorded can be run
-        return function
+        return None
     record.graph.eliminate_dead_code()
     record.recompile()
-    captured = bool(numbers) and all(captures(x.device.type) for x in numbers)
-    if jit_compile is True:
-        mode = "reduce-overhead" if captured else None
-        compiled = torch.compile(record, dynamic=False, mode=mode)
-        return _copying(compiled) if captured else compiled
-    return _captured(record) if captured else record
+    return record
 
 
 def captures(device: str) -> bool:
@@ -136,7 +153,7 @@ def captures(device: str) -> bool:
     return device == "cuda"
 
 
-def _captured(record):
+def captured(record: Callable) -> Callable:
     """A record as a CUDA graph, captured at its first call; as it is once that does not work."""
     graph = _copying(torch.compile(record, backend="cudagraphs", dynamic=False))
     usable = True

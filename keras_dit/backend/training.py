@@ -9,6 +9,7 @@ from keras import ops, tree
 
 from keras_dit.backend import adam
 from keras_dit.backend.kernels.choice import plain_asked_for
+from keras_dit.backend.recording import GradientPrograms
 from keras_dit.backend.replicas import joined, replicas, with_axis
 from keras_dit.backend.selection import BACKEND
 
@@ -83,29 +84,37 @@ def keras_step(model: keras.Model, step: Callable[[Any], dict], *arguments) -> A
 
 
 def gradients(
-    objective: Callable[[], tuple], variables: Sequence[keras.Variable], moved: Sequence
+    objective: Callable[..., tuple],
+    variables: Sequence[keras.Variable],
+    moved: Sequence,
+    given: tuple = (),
+    programs: GradientPrograms | None = None,
 ) -> tuple[list, Any]:
     """The gradients of a scalar; inside a `keras_step`.
 
     Args:
-        objective: () -> (scalar, what is given back beside the gradients).
+        objective: *given -> (scalar, what is given back beside the gradients).
         variables: by whose values the scalar is differentiated.
         moved: all variables that `objective` reads or assigns to, those of `variables` too.
+        given: trees of tensors, all that is another at each step but for the variables.
+        programs: where torch keeps the gradient of a GPU, from step to step; None: nowhere.
 
     Returns:
         For each variable its gradient, dense, or None; and the second of what `objective` returned.
     """
     if BACKEND == "jax":
-        return _gradients_jax(objective, variables, moved)
+        return _gradients_jax(lambda: objective(*given), variables, moved)
     if BACKEND == "torch":
+        if programs and (program := programs.find(objective, given, variables, moved)):
+            return program()
         for variable in variables:
             variable.value.grad = None
-        scalar, other = objective()
+        scalar, other = objective(*given)
         if variables:
             scalar.backward()
         return [v.value.grad for v in variables], other.detach()
     with tf.GradientTape() as tape:
-        scalar, other = objective()
+        scalar, other = objective(*given)
     found = tape.gradient(scalar, [v.value for v in variables])
     # Those of a table are sparse; dense they are like all others.
     return [None if g is None else tf.convert_to_tensor(g) for g in found], other

@@ -10,7 +10,7 @@ Reference:
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops, tree
@@ -18,8 +18,9 @@ from keras import ops, tree
 from keras_dit import backend
 from keras_dit.objectives import Batch
 from keras_dit.sampling.denoiser import Denoiser, with_settings
+from keras_dit.schedules import Rates
 
-__all__ = ["draw", "float32", "loss", "scaling_loss", "test_step", "train_step"]
+__all__ = ["draw", "float32", "loss", "prepared", "scaling_loss", "test_step", "train_step"]
 
 
 def train_step(model: keras.Model, data: Any) -> dict:
@@ -34,12 +35,13 @@ def train_step(model: keras.Model, data: Any) -> dict:
     """
     optimizer, variables = model.optimizer, model.trainable_variables
     everything = [*model.variables, *optimizer.variables]
+    given = prepared(model, *keras.utils.unpack_x_y_sample_weight(data))
 
-    def objective():
-        mean = _loss(model, data, training=True)
+    def objective(given):
+        mean = model.compute_loss(given, training=True)
         return optimizer.scale_loss(mean), mean
 
-    gradients, mean = backend.gradients(objective, variables, everything)
+    gradients, mean = backend.gradients(objective, variables, everything, (given,), model.programs)
     *gradients, mean = backend.mean([*gradients, mean])  # of all devices' parts of the batch
     norm = backend.norm(gradients) / optimizer.scale_loss(ops.ones((), "float32"))
     finite = ops.isfinite(mean + norm)  # no infinity or NaN is lost in a norm
@@ -71,17 +73,27 @@ def train_step(model: keras.Model, data: Any) -> dict:
 
 def test_step(model: keras.Model, data: Any) -> dict:
     """The logs of a batch in evaluation."""
-    (mean,) = backend.mean([_loss(model, data, training=False)])
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    mean = model.compute_loss(x, y, sample_weight=sample_weight, training=False)
+    (mean,) = backend.mean([mean])
     return {"loss": _track(model, mean, _count(data))}
 
 
-def loss(
-    model: keras.Model, x: Any, y: Any = None, sample_weight: Any = None, training: bool = True
-) -> Any:
-    """The objective on a batch, a float32 scalar; NaN if a label is out of range.
+class Prepared(NamedTuple):
+    """A batch with all that is drawn for it: its loss depends on the network's weights alone."""
 
-    In training it is that of the network, which drops conditions; else that of the averaged
-    weights, with times and noise of the evaluation's own seed.
+    batch: Batch
+    rates: Rates
+    weight: Any  # (B,), or None
+
+
+def prepared(
+    model: keras.Model, x: Any, y: Any = None, sample_weight: Any = None, training: bool = True
+) -> Prepared:
+    """What `loss` takes, of images and conditions as `fit` takes them.
+
+    In training the network is told nothing of some samples, drawn once, so that all evaluations of
+    a step are told the same; else times and noise are of the evaluation's own seed.
     """
     seed = model.training_seed if training else model.evaluation_seed
     x0 = model.codec.encode(x, seed)  # (B, H, W, C)
@@ -91,27 +103,39 @@ def loss(
     rates = model.schedule(model.schedule.snap(t))
     # A network without conditions may have a y that stands beside sample weights.
     y = model.network.admit(y) if y is not None and model.network.told else None
+    null = _null(model.network, y, count)
+    if training and y is not None:
+        y = model.network.drop(y, model.network.draw_dropped(count))
+    if sample_weight is not None:
+        sample_weight = ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
+    step = _steps(model) if training else None
+    return Prepared(Batch(x0, noise, y, step=step, null=null, beside=beside), rates, sample_weight)
+
+
+def loss(
+    model: keras.Model, x: Any, y: Any = None, sample_weight: Any = None, training: bool = True
+) -> Any:
+    """The objective on a batch, a float32 scalar; NaN if a label is out of range.
+
+    In training it is that of the network; else that of the averaged weights.
+
+    Args:
+        x, y, sample_weight: a batch, or as x what `prepared` has made of one.
+    """
+    given = x if isinstance(x, Prepared) else prepared(model, x, y, sample_weight, training)
     if training:
-        evaluate, y = _training_network(model, y, count)
+        evaluate = _training_network(model)
     else:
         values = None if model.average is None else model.average.values
         evaluate = Denoiser(model.network, model.schedule, model.prediction, values).output
+    y = given.batch.condition
     each = model.objective.loss(
         lambda x_t, rates, condition=y, **more: evaluate(x_t, rates, condition, **more),
-        Batch(
-            x0,
-            noise,
-            y,
-            step=_steps(model) if training else None,
-            null=_null(model.network, y, count),
-            beside=beside,
-        ),
-        rates,
+        given.batch,
+        given.rates,
         model.process,
     )  # (B,)
-    if sample_weight is not None:
-        each = each * ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
-    return ops.mean(each)
+    return ops.mean(each if given.weight is None else each * given.weight)
 
 
 def _steps(model):
@@ -121,13 +145,8 @@ def _steps(model):
     return ops.cast(ops.convert_to_tensor(made), "int32")
 
 
-def _training_network(model, y, count):
-    """The network as an objective evaluates it in training, and the y that is left.
-
-    What a sample loses of y is drawn once: all evaluations of a step are told the same.
-    """
-    if y is not None:
-        y = model.network.drop(y, model.network.draw_dropped(count))
+def _training_network(model):
+    """The network as an objective evaluates it in training; what is dropped has been."""
 
     def evaluate(x_t, rates, condition, settings=None, **asked):
         x = model.prediction.network_input(x_t, rates)
@@ -135,7 +154,7 @@ def _training_network(model, y, count):
         t = model.schedule.timestep(rates.t)
         return model.network(x, t, told, training=True, dropped={}, **asked)
 
-    return evaluate, y
+    return evaluate
 
 
 def _null(network, y, count):
@@ -186,11 +205,6 @@ def float32() -> Iterator[None]:
         yield
     finally:
         keras.config.set_floatx(floatx)
-
-
-def _loss(model, data, training):
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    return model.compute_loss(x, y, sample_weight=sample_weight, training=training)
 
 
 def _count(data):

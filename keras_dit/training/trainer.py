@@ -47,6 +47,8 @@ class Trainer(backend.BuiltModel):
         """
         self.ema = ema
         self._compiled_for = None
+        self._recorded = True
+        self.programs = None  # of the gradient, made with the train function
         self.training_seed = keras.random.SeedGenerator()
         self.evaluation_seed = keras.random.SeedGenerator(seed=0)
         self.average = None if ema is None else WeightAverage(ema, self.network, name="average")
@@ -72,7 +74,8 @@ class Trainer(backend.BuiltModel):
             optimizer: a Keras optimizer or its name; None: AdamW at learning rate 1e-4 without
                 weight decay, as DiT was trained.
             jit_compile: whether to train through XLA (JAX, TensorFlow) or torch.compile; None:
-                what is faster on this backend.
+                what is faster on this backend, which on a GPU under torch is a CUDA graph of the
+                loss and its gradient.
             **kwargs: the other arguments of `keras.Model.compile`, but for the loss and metrics. A
                 network that computes in float16 has its loss scaled unless `auto_scale_loss=False`.
 
@@ -86,6 +89,7 @@ class Trainer(backend.BuiltModel):
         checks.replicated(optimizer, self)
         if self.network.compute_dtype == "float16" and kwargs.pop("auto_scale_loss", True):
             optimizer = step.scaling_loss(optimizer)
+        self._recorded = jit_compile is None
         if jit_compile is None:
             jit_compile = backend.jit_compile_training(backend.share(self))
         with step.float32():  # in which Keras then keeps the mean of the loss
@@ -207,6 +211,7 @@ class Trainer(backend.BuiltModel):
         backend.build_optimizer(self)
         super().make_train_function(force)
         if self.train_function is not made:
+            self.programs = backend.GradientPrograms() if self._recorded else None
             self.train_function = self._watched("train_function", super().make_train_function)
 
     def make_test_function(self, force=False):
