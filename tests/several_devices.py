@@ -43,10 +43,14 @@ def one_of(devices):
     elif BACKEND == "tensorflow" and TOGETHER:
         import tensorflow as tf
 
+        from keras_dit import backend
         from keras_dit.backend import launching
 
         launching._wait_longer(launching._workers_told())  # on a busy machine
-        return tf.distribute.MultiWorkerMirroredStrategy().scope()
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        with strategy.scope():
+            backend.reads_together()  # so that they know each other before there is a model
+        return strategy.scope()
     elif BACKEND == "tensorflow" and devices > 1:
         import tensorflow as tf
 
