@@ -17,10 +17,12 @@ from artifex.generative_models.models.backbones.dit import DiffusionTransformer
 from flax import nnx
 
 import keras_dit
+from keras_dit.networks import preset_config
 
 
 def network(folder, size, patch, side, channels):
-    width, depth, heads = keras_dit.dit.SIZES[size.lower()]
+    config = preset_config(f"dit_{size.lower()}_{patch}")
+    width, depth, heads = (config[name] for name in ("hidden_size", "depth", "num_heads"))
     ours = keras_dit.weights.load(folder / "weights.pt", num_heads=heads)
     made = DiffusionTransformer(
         side, patch, channels, width, depth, heads, num_classes=1000, rngs=nnx.Rngs(0)

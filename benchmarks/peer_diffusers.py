@@ -15,10 +15,11 @@ import peer
 import torch
 
 import keras_dit
+from keras_dit.networks import preset_config
 
 
-def network(folder, size):
-    heads = keras_dit.dit.SIZES[size.lower()][2]
+def network(folder, size, patch):
+    heads = preset_config(f"dit_{size.lower()}_{patch}")["num_heads"]
     ours = keras_dit.weights.load(folder / "weights.pt", num_heads=heads)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the two numbers are others there
@@ -34,7 +35,7 @@ def prepare(what, size, patch, side, channels):
     if what == "training":
         return None  # it has no training step of its own
     folder = pathlib.Path(sys.argv[1])
-    made, arrays = network(folder, size), np.load(folder / "arrays.npz")
+    made, arrays = network(folder, size, patch), np.load(folder / "arrays.npz")
     x, t, y = (torch.from_numpy(arrays[name]) for name in "xty")
 
     def call():

@@ -11,12 +11,13 @@ from keras import ops
 import keras_dit
 from keras_dit import backend
 from keras_dit.cli import bench
+from keras_dit.networks import preset_config
 
 
 def prepare(what, size, patch, side, channels):
     folder = pathlib.Path(sys.argv[1])
     dtype = "mixed_bfloat16" if "bfloat16" in what else "float32"
-    heads = keras_dit.dit.SIZES[size.lower()][2]
+    heads = preset_config(f"dit_{size.lower()}_{patch}")["num_heads"]
     network = keras_dit.weights.load(folder / "weights.pt", dtype=dtype, num_heads=heads)
     arrays = np.load(folder / "arrays.npz")
     x = arrays["x"].transpose(0, 2, 3, 1)
