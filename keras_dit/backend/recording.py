@@ -65,8 +65,8 @@ class _Program:
         bound = {id(v) for v in variables}
         others = [v for v in moved if id(v) not in bound]
 
-        def flat(tensors):
-            weights, numbers = tensors[: len(variables)], tensors[len(variables) :]
+        def flat(given):
+            weights, numbers = given[: len(variables)], given[len(variables) :]
             with torch.enable_grad():
                 weights = [w.detach().requires_grad_() for w in weights]
                 with keras.StatelessScope(list(zip(variables, weights))) as scope:

@@ -94,6 +94,11 @@ def prepared(
 
     In training the network is told nothing of some samples, drawn once, so that all evaluations of
     a step are told the same; else times and noise are of the evaluation's own seed.
+
+    Args:
+        x: images (B, H, W, C) as the codec takes them.
+        y: what the network is told of them, a nest of tensors (B, ...), or None.
+        sample_weight: (B,), or None.
     """
     seed = model.training_seed if training else model.evaluation_seed
     x0 = model.codec.encode(x, seed)  # (B, H, W, C)

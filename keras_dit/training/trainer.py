@@ -313,5 +313,13 @@ class Trainer(backend.BuiltModel):
         return backend.keras_step(self, functools.partial(step.test_step, self), *arguments)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The objective on a batch, a float32 scalar; NaN if a label is out of range."""
+        """The objective on a batch, a float32 scalar; NaN if a label is out of range.
+
+        Args:
+            x, y, sample_weight: a batch as `fit` takes it. In a step of training x is what
+                `training.step.prepared` has made of one, and the others are None.
+            y_pred: nothing; Keras has it.
+            training: whether of the network, which is told nothing of some samples, or of the
+                average of its weights.
+        """
         return step.loss(self, x, y, sample_weight, training)
