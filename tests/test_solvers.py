@@ -9,7 +9,7 @@ import pytest
 from closed_form import SCHEDULES, denoise, noisy, run
 from keras import ops
 
-from keras_dit import Denoised, Rates, backend, guidance, predictions, solvers
+from keras_dit import Denoised, Diffusion, DiTModel, Rates, backend, guidance, predictions, solvers
 from keras_dit.schedules import LinearBeta, RectifiedFlow
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
@@ -387,3 +387,20 @@ def test_euler_ancestral_is_ddim_by_another_name_and_its_files_load():
         "registered_name": "keras_dit>EulerAncestral",
     }
     assert keras.saving.deserialize_keras_object(old) == solvers.DDIM(0.4)
+
+
+@pytest.fixture(scope="module")
+def diffusion():
+    keras.utils.set_random_seed(0)
+    made = Diffusion(DiTModel((4, 4, 1), 2, 8, 1, 2))
+    final = made.network.final.projection  # which is 0 at first, and then says nothing
+    final.kernel.assign(keras.random.normal(final.kernel.shape, 0.0, 0.3, seed=1))
+    return made
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=str)
+def test_a_run_is_the_same_compiled_or_not(diffusion, solver):
+    how = {"num_images": 1, "steps": 4, "solver": solver}
+    compiled, plain = (diffusion.generate(**how, jit_compile=jit) for jit in ("auto", False))
+    assert np.ptp(plain) > 0.1
+    np.testing.assert_allclose(compiled, plain, atol=1e-4)

@@ -199,8 +199,9 @@ def correct(x: Any, x0: Any, here: Rates, last: Any, wanted: Any) -> Any:
 
 
 def choose(condition: Any, x: Any, y: Any) -> Any:
-    """x where a scalar condition holds, else y."""
-    return _arrays(condition).where(condition, x, y)
+    """x where a scalar condition holds, else y; any of them may be a number of Python."""
+    plain = all(_arrays(one) is np for one in (condition, x, y))
+    return (np if plain else ops).where(condition, x, y)
 
 
 def time(rates: Rates) -> Any:
