@@ -222,7 +222,9 @@ def test_a_compiled_function_takes_and_gives_structures():
         expected = 2.0 * ops.convert_to_numpy(weights[0])
         np.testing.assert_array_equal(ops.convert_to_numpy(result.second), expected)
         assert (again is None) == (state is None)
-        np.testing.assert_allclose(named["sum"], ops.convert_to_numpy(weights[1]).sum(), 1e-6)
+        np.testing.assert_allclose(
+            float(named["sum"]), ops.convert_to_numpy(weights[1]).sum(), 1e-6
+        )
 
 
 def test_a_function_is_traced_once_for_each_shape():

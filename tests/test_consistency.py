@@ -118,7 +118,7 @@ def test_far_gaps_regress_on_the_data():
     t = np.array([0.2, 0.9], "float32")
     assert (numpy(objective.gap.nearer(t, None)) == 0).all()
     x0, noise = np.random.default_rng(1).standard_normal((2, 2, 3)).astype("float32")
-    batch, rates = Batch(x0, noise), process.schedule(t)
+    batch, rates = Batch(*map(ops.convert_to_tensor, (x0, noise))), process.schedule(t)
     x_t = numpy(batch.noisy(rates))
     loss = numpy(objective.loss(lambda x, at: 0.3 * x, batch, rates, process))
     error = np.mean((x_t - t[:, None] * 0.3 * x_t - x0) ** 2, axis=1)
@@ -132,7 +132,7 @@ def test_the_target_sends_no_gradient_back():
     """f is a network of one weight, x + σ w x: the slope is that of f(x_t, t), the target held."""
     t, weight = np.array([0.6, 0.8], "float32"), 0.7
     x0, noise = np.random.default_rng(1).standard_normal((2, 2, 3)).astype("float32")
-    batch, rates = Batch(x0, noise), TUNED.schedule(t)
+    batch, rates = Batch(*map(ops.convert_to_tensor, (x0, noise))), TUNED.schedule(t)
 
     def loss(w, held=None):
         def evaluate(x, at):
@@ -172,7 +172,7 @@ def test_at_the_end_of_the_path_steps_do_not_matter():
     image = np.linspace(-1, 1, 16, dtype="float32").reshape(1, *SHAPE)
 
     def denoise(x, rates):
-        return keras_dit.Denoised(ops.zeros_like(x) + image)
+        return keras_dit.Denoised(ops.zeros_like(x) + ops.convert_to_tensor(image))
 
     noise = np.random.default_rng(0).standard_normal((1, *SHAPE)).astype("float32")
     for steps, solver in ((1, keras_dit.solvers.DDIM()), (2, keras_dit.solvers.LCM())):

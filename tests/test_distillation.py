@@ -69,7 +69,9 @@ def test_the_loss_is_the_mean_of_two_errors(share, weighting):
     objective = Distillation(Known(), share=share, weighting=weighting)
     process = dataclasses.replace(FLOW, objective=objective)
     rates = FLOW.schedule(t)
-    loss = objective.loss(lambda x, at: 2.0 * x, Batch(x0, noise), rates, process)
+    loss = objective.loss(
+        lambda x, at: 2.0 * x, Batch(*map(ops.convert_to_tensor, (x0, noise))), rates, process
+    )
     data = np.mean((2 * x_t - (noise - x0)) ** 2, axis=1)
     answer = np.mean((2 * x_t - (3 * x_t + t[:, None])) ** 2, axis=1)
     expected = (1 - share) * data + share * numpy(weighting(rates, FLOW.prediction)) * answer

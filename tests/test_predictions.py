@@ -59,7 +59,7 @@ def test_the_target_as_output_gives_x0_back(schedule, prediction):
     if prediction.needs_signal:
         t = np.minimum(t, 0.9)
     rates = rates_of(schedule, t)
-    output = prediction.target(x0, noise, tensors(rates))
+    output = prediction.target(*map(ops.convert_to_tensor, (x0, noise)), tensors(rates))
     found = prediction.denoised(
         output, ops.convert_to_tensor(mix(x0, noise, rates)), tensors(rates)
     )

@@ -33,7 +33,8 @@ class Codec(Configurable):
     ...
     ...     def decode(self, samples):
     ...         return ((np.clip(samples, -1, 1) + 1) / 2) ** 2
-    >>> float(Rooted().decode(np.array(Rooted().encode(np.array([0.25], "float32"))))[0])
+    >>> encoded = ops.convert_to_numpy(Rooted().encode(np.array([0.25], "float32")))
+    >>> float(Rooted().decode(encoded)[0])
     0.25
     """
 

@@ -212,10 +212,11 @@ def _network():
 
 
 def _places(size):
-    """Of each of 299 places the two pixels between which it lies, and how far, in float32."""
+    """Of each of 299 places the two pixels between which it lies, and how far, float32 tensor."""
     places = np.arange(SIDE, dtype="float32") * np.float32(size / SIDE)
     low = places.astype("int32")
-    return low, np.minimum(low + 1, size - 1), places - low.astype("float32")
+    share = ops.convert_to_tensor(places - low.astype("float32"))
+    return low, np.minimum(low + 1, size - 1), share
 
 
 def resized(images: Any) -> Any:

@@ -173,7 +173,7 @@ class Batch(NamedTuple):
 
     Example:
 
-    >>> batch = Batch(np.ones((1, 2), "float32"), np.zeros((1, 2), "float32"))
+    >>> batch = Batch(ops.ones((1, 2)), ops.zeros((1, 2)))
     >>> float(batch.noisy(keras_dit.schedules.RectifiedFlow()(0.25))[0, 0])
     0.75
     """
@@ -263,7 +263,7 @@ class MeanSquaredError(Objective):
     Example:
 
     >>> process = keras_dit.processes.named("flow")
-    >>> batch = Batch(np.ones((1, 2), "float32"), np.zeros((1, 2), "float32"))
+    >>> batch = Batch(ops.ones((1, 2)), ops.zeros((1, 2)))
     >>> rates = process.schedule(np.array([0.5], "float32"))
     >>> zero = lambda x_t, rates: ops.zeros_like(x_t)
     >>> float(MeanSquaredError().loss(zero, batch, rates, process)[0])  # the velocity is −1, not 0

@@ -106,7 +106,7 @@ class Consistency(Objective):
     Example:
 
     >>> process = keras_dit.processes.named("consistency")
-    >>> batch = Batch(np.ones((1, 2), "float32"), np.zeros((1, 2), "float32"))
+    >>> batch = Batch(ops.ones((1, 2)), ops.zeros((1, 2)))
     >>> rates = process.schedule(np.array([0.5], "float32"))
     >>> perfect = lambda x_t, rates: (x_t - batch.x0) / rates.sigma  # of the only image there is
     >>> round(float(process.objective.loss(perfect, batch, rates, process)[0]), 4)

@@ -21,7 +21,7 @@ class Noise(Prediction):
 
     Example:
 
-    >>> x0, noise = np.full((1, 2), 0.5, "float32"), np.ones((1, 2), "float32")
+    >>> x0, noise = ops.full((1, 2), 0.5), ops.ones((1, 2))
     >>> rates = keras_dit.schedules.LinearBeta()(0.5)
     >>> output = Noise().target(x0, noise, rates)  # what a perfect network gives
     >>> x_t = rates.alpha * x0 + rates.sigma * noise
@@ -49,7 +49,7 @@ class CleanSample(Prediction):
 
     Example:
 
-    >>> x0, noise = np.full((1, 2), 0.5, "float32"), np.ones((1, 2), "float32")
+    >>> x0, noise = ops.full((1, 2), 0.5), ops.ones((1, 2))
     >>> rates = keras_dit.schedules.LinearBeta()(0.5)
     >>> output = CleanSample().target(x0, noise, rates)  # what a perfect network gives
     >>> x_t = rates.alpha * x0 + rates.sigma * noise
@@ -118,7 +118,7 @@ class V(Prediction):
 
     Example:
 
-    >>> x0, noise = np.full((1, 2), 0.5, "float32"), np.ones((1, 2), "float32")
+    >>> x0, noise = ops.full((1, 2), 0.5), ops.ones((1, 2))
     >>> rates = keras_dit.schedules.CosineBeta()(0.5)
     >>> output = V().target(x0, noise, rates)  # what a perfect network gives
     >>> x_t = rates.alpha * x0 + rates.sigma * noise
@@ -145,7 +145,7 @@ class FlowVelocity(Prediction):
 
     Example:
 
-    >>> x0, noise = np.full((1, 2), 0.5, "float32"), np.ones((1, 2), "float32")
+    >>> x0, noise = ops.full((1, 2), 0.5), ops.ones((1, 2))
     >>> rates = keras_dit.schedules.RectifiedFlow()(0.5)
     >>> output = FlowVelocity().target(x0, noise, rates)  # what a perfect network gives
     >>> x_t = rates.alpha * x0 + rates.sigma * noise
@@ -177,7 +177,7 @@ class DataVelocity(Prediction):
 
     Example:
 
-    >>> x0, noise = np.full((1, 2), 0.5, "float32"), np.ones((1, 2), "float32")
+    >>> x0, noise = ops.full((1, 2), 0.5), ops.ones((1, 2))
     >>> rates = keras_dit.schedules.ReversedFlow()(0.5)
     >>> output = DataVelocity().target(x0, noise, rates)  # what a perfect network gives
     >>> x_t = rates.alpha * x0 + rates.sigma * noise

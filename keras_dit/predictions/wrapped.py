@@ -71,7 +71,7 @@ class Preconditioned(Prediction):
 
     Example:
 
-    >>> x0, noise = np.full((1, 2), 0.5, "float32"), np.ones((1, 2), "float32")
+    >>> x0, noise = ops.full((1, 2), 0.5), ops.ones((1, 2))
     >>> rates = keras_dit.schedules.EDM()(0.5)
     >>> output = Preconditioned().target(x0, noise, rates)  # what a perfect network gives
     >>> x_t = rates.alpha * x0 + rates.sigma * noise
