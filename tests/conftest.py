@@ -26,19 +26,36 @@ os.environ.setdefault("XLA_FLAGS", " ".join(QUICK))
 def pytest_addoption(parser):
     words = "run the Kth of N parts of the files: a process keeps what TensorFlow has compiled"
     parser.addoption("--part", metavar="K/N", help=words)
+    words = "compute on a device of torch that is none: what would not do on a GPU fails"
+    parser.addoption("--fake-device", action="store_true", help=words)
+
+
+def pytest_configure(config):
+    if config.getoption("--fake-device"):  # before Keras is imported
+        os.environ["KERAS_TORCH_DEVICE"] = "fake"
+        import fake_device  # noqa: F401  # for which there is the device
 
 
 def pytest_collection_modifyitems(config, items):
+    if config.getoption("--fake-device"):
+        import fake_device
+
+        _choose(config, items, lambda item: fake_device.takes(item))
     part = config.getoption("--part")
-    if part is None:
-        return
-    k, n = map(int, part.split("/"))
-    chosen = set(sorted({item.path for item in items})[k - 1 :: n])
-    config.hook.pytest_deselected(items=[item for item in items if item.path not in chosen])
-    items[:] = [item for item in items if item.path in chosen]
+    if part is not None:
+        k, n = map(int, part.split("/"))
+        paths = set(sorted({item.path for item in items})[k - 1 :: n])
+        _choose(config, items, lambda item: item.path in paths)
+
+
+def _choose(config, items, wanted):
+    chosen = list(filter(wanted, items))
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen
 
 
 def pytest_sessionfinish(session, exitstatus):
     # Of a few files some parts have none.
-    if session.config.getoption("--part") and exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+    chooses = any(map(session.config.getoption, ("--part", "--fake-device")))
+    if chooses and exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
         session.exitstatus = pytest.ExitCode.OK

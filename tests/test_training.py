@@ -147,7 +147,7 @@ def test_private_name_of_torch(monkeypatch, name, error):
     optimizer = keras.optimizers.AdamW(0.1, global_clipnorm=0.5)
     optimizer.build([weight])
     for _ in range(3):
-        backend.apply_gradients(optimizer, [torch.tensor([3.0, 4.0])], [weight])
+        backend.apply_gradients(optimizer, [ops.convert_to_tensor([3.0, 4.0])], [weight])
     np.testing.assert_allclose(weight.numpy(), adamw(start, gradient, 3), rtol=error)
     assert int(optimizer.iterations.value) == 3
 

@@ -5,12 +5,15 @@ the way to the device there too, torch shows what the host asks of a tensor, and
 what would run in Python.
 """
 
-import collections
 import contextlib
 import itertools
+import json
+import os
+import pathlib
+import subprocess
+import sys
 import threading
 import time
-import traceback
 
 import keras
 import numpy as np
@@ -26,7 +29,7 @@ if BACKEND == "jax":
     import jax
 elif BACKEND == "torch":
     import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
+    import torch.utils.backend_registration
 else:
     import tensorflow as tf
 
@@ -188,64 +191,84 @@ def test_a_step_of_sampling_takes_nothing_from_the_host(diffusion, monkeypatch, 
 
 # torch
 
-
-def reads():
-    """A mode of torch that counts by file where the host asks for the number in a tensor."""
-
-    class Reads(TorchDispatchMode):
-        def __init__(self):
-            super().__init__()
-            self.seen = collections.Counter()
-
-        def __torch_dispatch__(self, operation, types, arguments=(), kwargs=None):
-            results = operation(*arguments, **(kwargs or {}))
-            devices = {x.device for x in [*arguments, results] if isinstance(x, torch.Tensor)}
-            asked = operation.overloadpacket is torch.ops.aten._local_scalar_dense
-            if asked or len(devices) > 1:
-                self.seen[_caller()] += 1
-            return results
-
-    return Reads()
+# What `fit` asks for at its begin and its end.
+AROUND = {"begun", "fingerprints", "fit", "on_train_begin", "settle", "trust"}
 
 
-def _caller():
-    """The innermost of the functions that belong to Keras or to this library."""
-    ours = [f for f in traceback.extract_stack() if "/keras" in f.filename]
-    return next(f.name for f in reversed(ours) if "tests" not in f.filename)
+@pytest.fixture(scope="module")
+def counted():
+    """What was waited for on a device that is none, and the same of the CPU."""
+    if not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend"):
+        pytest.skip("this torch knows no device that is written in Python")
+    program = pathlib.Path(__file__).parent / "fake_device.py"
+    found = []
+    for device in ("fake", "cpu"):
+        environment = os.environ | {"KERAS_TORCH_DEVICE": device}
+        command = [sys.executable, program]
+        result = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE)
+        found.append(json.loads(result.stdout))
+    return found
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="a mode of torch")
-def test_the_mode_sees_what_the_host_asks_for():
-    with reads() as mode:
-        ops.convert_to_numpy(ops.sum(batch()[0]))
-        assert not mode.seen  # an array of the same memory
-        keras_dit.backend.branch(ops.ones(()) > 0, lambda: None, [])
-    assert mode.seen == {"branch": 1}
+on_torch = pytest.mark.skipif(BACKEND != "torch", reason="a device of torch")
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="a mode of torch")
-def test_what_a_step_of_training_asks_for(diffusion):
-    """Each draw of Keras its seed; whether the step counts; of Adam in one pass, on a CPU alone,
-    its step and its rate."""
-    with reads() as mode:
-        diffusion.train_step(batch())
-    assert dict(mode.seen) == {
-        "torch_seed_generator": 3,  # times, noise, dropped labels
-        "branch": 1,
-        "_fused_adam_step": 1,
-        "__float__": 1,
-    }
+def waits(counted, case):
+    return counted[0][case]["waits"]
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="a mode of torch")
-@pytest.mark.parametrize("how", [*HOW, "guided"])
-def test_a_step_of_sampling_asks_for_nothing(diffusion, monkeypatch, how):
-    mode = reads()
-    with watched_steps(monkeypatch, lambda: mode) as steps:
-        for _ in range(2):  # plain, then recorded
-            sampled(diffusion, **{**HOW, "guided": GUIDED}[how])
-    assert len(steps) == 8
-    assert not mode.seen
+@on_torch
+def test_the_fake_device_computes_what_the_cpu_does(counted):
+    """So that what is sent to it without a wait is right."""
+    there, here = counted
+    for case, found in here.items():
+        assert found["waits"] == {}
+        assert np.isfinite(found["numbers"]).all()
+        np.testing.assert_allclose(there[case]["numbers"], found["numbers"], rtol=1e-5, atol=1e-5)
+
+
+@on_torch
+def test_the_fake_device_counts_what_is_waited_for(counted):
+    assert waits(counted, "asked") == {"?": 3}
+
+
+@on_torch
+@pytest.mark.parametrize("case", ["step", "skipped"])
+def test_a_step_of_training_waits_for_nothing(counted, case):
+    assert waits(counted, case) == {}
+
+
+@on_torch
+def test_a_step_that_is_left_out_moves_nothing_on_it(counted):
+    """Of the numbers the second counts such steps."""
+    step, skipped = (counted[0][case]["numbers"] for case in ("step", "skipped"))
+    step[1] += 1
+    assert skipped == step
+
+
+@on_torch
+def test_what_another_optimizer_waits_for(counted):
+    """Whether the step counts, since it has no other way to leave one out."""
+    assert waits(counted, "another optimizer") == {"branch": 1}
+
+
+@on_torch
+@pytest.mark.parametrize("case", [*HOW, "guided", "plain"])
+def test_a_step_of_sampling_waits_for_nothing(counted, case):
+    """But for a guidance's scale, once a batch, and the constants of a record, once a program, of
+    which a run has two: a step's and the last one's."""
+    once = {"guided": {"advance": 2, "repeated": 2}, "plain": {}}
+    assert waits(counted, case) == once.get(case, {"embed": 2})
+
+
+@on_torch
+@pytest.mark.parametrize("data", ["fit", "batches"])
+def test_fit_waits_every_twenty_steps(counted, data):
+    """For the three numbers of a step, by which it ends where all steps are skipped."""
+    for steps in (20, 40):
+        found = waits(counted, f"{data}, {steps}")
+        assert found.pop("read") == 3 * steps // 20
+        assert set(found) == AROUND
 
 
 # TensorFlow

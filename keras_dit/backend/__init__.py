@@ -23,6 +23,7 @@ from keras_dit.backend.devices import (
     synchronize,
 )
 from keras_dit.backend.exporting import EXPORT_FORMAT, check_export, open_batch
+from keras_dit.backend.host import Pace, SeedGenerator, without_waits
 from keras_dit.backend.keeping import cache_folder, keep_compiled
 from keras_dit.backend.keras_layers import (
     call_layer,
@@ -80,6 +81,7 @@ from keras_dit.backend.sharing import (
 from keras_dit.backend.tensorflow_data import mapped_on_host
 from keras_dit.backend.training import (
     BuiltModel,
+    applies_where,
     apply_gradients,
     branch,
     build_optimizer,
@@ -99,11 +101,14 @@ __all__ = [
     "BuiltModel",
     "GradientPrograms",
     "LiveValues",
+    "Pace",
+    "SeedGenerator",
     "ShareDone",
     "ShareError",
     "agreed",
     "alone",
     "anywhere",
+    "applies_where",
     "apply_gradients",
     "attention",
     "barrier",
@@ -177,4 +182,5 @@ __all__ = [
     "with_open_sides",
     "without_gradient",
     "without_memory",
+    "without_waits",
 ]

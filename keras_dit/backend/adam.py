@@ -6,9 +6,10 @@ Reference:
 """
 
 import functools
-import math
+from typing import Any
 
 import keras
+from keras import ops
 
 from keras_dit.backend.selection import BACKEND
 
@@ -29,6 +30,7 @@ ADAM_NAMES = (
     "_velocities",
 )
 TORCH_ADAM = "_fused_adamw_"
+DEVICES = "cpu", "cuda"  # for which torch has it
 
 
 @functools.cache
@@ -42,7 +44,7 @@ def _adams():
 
 
 def is_plain(optimizer: keras.optimizers.Optimizer, gradients: list, variables: list) -> bool:
-    """Whether a step is one that `apply` makes; on torch those on a CPU alone."""
+    """Whether a step is one that `apply` makes."""
     if type(optimizer) not in _adams() or optimizer.amsgrad or optimizer.use_ema:
         return False
     if optimizer.gradient_accumulation_steps or optimizer.loss_scale_factor:
@@ -59,12 +61,20 @@ def is_plain(optimizer: keras.optimizers.Optimizer, gradients: list, variables: 
 def _can_be_fused(variables):
     if torch.compiler.is_compiling():  # which makes one pass of it by itself
         return False
-    return hasattr(torch, TORCH_ADAM) and not any(v.value.is_cuda for v in variables)
+    return hasattr(torch, TORCH_ADAM) and all(v.value.device.type in DEVICES for v in variables)
 
 
-def apply(optimizer: keras.optimizers.Optimizer, gradients: list, variables: list) -> None:
-    """`optimizer.apply`, for one that `is_plain`."""
-    step = _fused_adam_step if BACKEND == "torch" else _adam_step_tensorflow
+def apply(
+    optimizer: keras.optimizers.Optimizer, gradients: list, variables: list, where: Any = None
+) -> None:
+    """`optimizer.apply`, for one that `is_plain`.
+
+    Args:
+        where: on torch a scalar tensor: whether to; None: it is done.
+    """
+    step = _adam_step_tensorflow
+    if BACKEND == "torch":
+        step = functools.partial(_adam_step_torch, where=where)
     if not optimizer.built:
         optimizer.build(variables)
     pairs = list(zip(optimizer._clip_gradients(gradients), variables, strict=True))
@@ -73,7 +83,8 @@ def apply(optimizer: keras.optimizers.Optimizer, gradients: list, variables: lis
         chosen = [pair for pair in pairs if optimizer._use_weight_decay(pair[1]) == decayed]
         if chosen:
             step(optimizer, chosen, decay if decayed else 0.0)
-    optimizer.iterations.assign_add(1)
+    made = 1 if where is None else ops.cast(where, optimizer.iterations.dtype)
+    optimizer.iterations.assign_add(made)
 
 
 def _adam_step_tensorflow(optimizer, pairs, weight_decay):
@@ -99,22 +110,37 @@ def _adam_step_tensorflow(optimizer, pairs, weight_decay):
         variable.value.assign(moved, read_value=False)
 
 
-def _fused_adam_step(optimizer, pairs, weight_decay):
+LATE = 2.0**30  # a step at which nothing is corrected any more
+
+
+def _adam_step_torch(optimizer, pairs, weight_decay, where):
+    """One pass over memory, of numbers that are where the variables are: the host reads none.
+
+    Keras adds epsilon before the second moment is corrected, torch after it. So torch is told a
+    step so late that it corrects nothing, and a rate that corrects both. Weights then have to
+    decay beside it, in a pass of their own.
+    """
     indices = [optimizer._get_variable_index(variable) for _, variable in pairs]
-    step = float(optimizer.iterations.value) + 1.0
+    weights = [variable.value for _, variable in pairs]
+    step = optimizer.iterations.value.double() + 1.0
+    rate = ops.convert_to_tensor(optimizer.learning_rate)
+    first, second = (1.0 - torch.pow(b, step) for b in (optimizer.beta_1, optimizer.beta_2))
+    if weight_decay:
+        kept = 1.0 - rate * weight_decay
+        torch._foreach_mul_(weights, kept if where is None else torch.where(where, kept, 1.0))
     getattr(torch, TORCH_ADAM)(
-        [variable.value for _, variable in pairs],
-        [gradient for gradient, _ in pairs],
+        weights,
+        [gradient.contiguous() for gradient, _ in pairs],  # of a record it may not be
         [optimizer._momentums[i].value for i in indices],
         [optimizer._velocities[i].value for i in indices],
         [],
-        [torch.tensor(step)] * len(pairs),
-        lr=float(optimizer.learning_rate),
+        [torch.full((), LATE, device=rate.device)] * len(pairs),
+        lr=(rate * torch.sqrt(second) / first).float(),
         beta1=optimizer.beta_1,
         beta2=optimizer.beta_2,
-        weight_decay=weight_decay,
-        # Keras adds epsilon before the second moment is corrected, torch after it.
-        eps=optimizer.epsilon / math.sqrt(1.0 - optimizer.beta_2**step),
+        weight_decay=0.0,
+        eps=optimizer.epsilon,
         amsgrad=False,
         maximize=False,
+        found_inf=None if where is None else 1.0 - where.float(),
     )

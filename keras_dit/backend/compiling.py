@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from keras_dit.backend.host import as_they_come, without_waits
 from keras_dit.backend.partition import combine, partition, signature, tensors
 from keras_dit.backend.selection import BACKEND
 
@@ -78,10 +79,19 @@ def _compiled(function, jit_compile):
         return jax.jit(function) if jit_compile else function
     if BACKEND == "tensorflow":
         return tf.function(function, jit_compile=bool(jit_compile), autograph=False)
+    function = _sending(function)
     if not jit_compile:
         return torch.inference_mode()(function)
     # What a run does but once, such as its last step, does not pay for being recorded.
     return _recorded_after(2 if jit_compile == "auto" else 0, function, jit_compile)
+
+
+def _sending(function):
+    def call(numbers):
+        with without_waits():
+            return function(numbers)
+
+    return call
 
 
 def _recorded_after(plain_calls, function, jit_compile):
@@ -135,7 +145,7 @@ def recorded(function: Callable, numbers: list, decompositions: dict | None = No
         _allow_non_fake_inputs=True,
     )
     try:
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), as_they_come():
             record = recorder(numbers)
     except Exception:  # whatever it is that cannot be recorded can be run
         return None
@@ -178,7 +188,8 @@ def _copying(compiled):
 
     def call(numbers):
         torch.compiler.cudagraph_mark_step_begin()
-        return [result.clone() for result in compiled(numbers)]
+        with as_they_come():
+            return [result.clone() for result in compiled(numbers)]
 
     return call
 

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_dit.backend import adam
+from keras_dit.backend.host import device, sent, without_waits
 from keras_dit.backend.kernels.choice import plain_asked_for
 from keras_dit.backend.recording import GradientPrograms
 from keras_dit.backend.replicas import joined, replicas, with_axis
@@ -66,8 +67,11 @@ def keras_step(model: keras.Model, step: Callable[[Any], dict], *arguments) -> A
     Reference:
         Keras guides: Customizing what happens in `fit()`, one for each backend.
     """
-    if BACKEND == "torch":
+    if BACKEND == "torch" and torch.compiler.is_compiling():
         return step(*arguments)
+    if BACKEND == "torch":
+        with without_waits():
+            return step(*sent(arguments, device()))
     if BACKEND == "tensorflow":
         # Not before the batch is there: at the end of data whose length it does not know Keras asks
         # for one more step, and random numbers would move on though none comes.
@@ -167,13 +171,25 @@ def norm(gradients: Sequence) -> Any:
     return ops.sqrt(ops.sum(ops.stack(squares))) if squares else ops.zeros(())
 
 
+def applies_where(optimizer: keras.optimizers.Optimizer, gradients: list, variables: list) -> bool:
+    """Whether `apply_gradients` can leave a step out without the host's knowing, which is torch's.
+
+    A `branch` of torch waits for the device to know where to go on; another backend's does not.
+    """
+    return BACKEND == "torch" and bool(variables) and adam.is_plain(optimizer, gradients, variables)
+
+
 def apply_gradients(
-    optimizer: keras.optimizers.Optimizer, gradients: list, variables: list
+    optimizer: keras.optimizers.Optimizer, gradients: list, variables: list, where: Any = None
 ) -> None:
     """Let the optimizer move the variables; inside a `keras_step`.
 
-    On a CPU torch makes a plain step of Adam or AdamW in one pass over memory, not fifteen, as XLA
-    does by itself. TensorFlow's is written down with fewer operations than Keras has for it.
+    torch makes a plain step of Adam or AdamW in one pass over memory, not fifteen, as XLA does by
+    itself. TensorFlow's is written down with fewer operations than Keras has for it.
+
+    Args:
+        where: a scalar: whether to; None: it is done. To be given where the optimizer
+            `applies_where`.
     """
     if not variables:
         return
@@ -188,7 +204,7 @@ def apply_gradients(
     if BACKEND == "torch":
         with torch.no_grad():
             if plain:
-                adam.apply(optimizer, gradients, variables)
+                adam.apply(optimizer, gradients, variables, where)
             else:
                 optimizer.apply(gradients, variables)
         return

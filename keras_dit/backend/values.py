@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dit.backend.host import sent
 from keras_dit.backend.selection import BACKEND
 
 if BACKEND == "torch":
@@ -38,7 +39,7 @@ def tensor_beside(array: np.ndarray, other: Any) -> Any:
     Torch moves nothing by itself, and `keras.device` reaches only the thread that entered it.
     """
     if BACKEND == "torch":
-        return torch.as_tensor(array, device=other.device)
+        return sent(torch.as_tensor(array), other.device)
     return ops.convert_to_tensor(array)
 
 

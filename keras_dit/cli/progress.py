@@ -14,6 +14,7 @@ __all__ = ["Stopwatch", "TrainingBar"]
 # The first step takes minutes on those that write a program for it.
 FIRST = "compiling" if backend.jit_compile_training() else "first step"
 KNOWN, LONG = 5.0, 60.0  # seconds after which a speed is known; of a run that is worth a word
+SAID = 0.5  # seconds between two looks at the loss, for which the next step waits
 FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
 
@@ -47,7 +48,7 @@ class TrainingBar(keras.callbacks.Callback):
     def __init__(self, batch_size: int, place: Callable[[], int] | None = None):
         super().__init__()
         self.batch_size, self.place = batch_size, place or (lambda: 0)
-        self.bar = self.since_first = None
+        self.bar = self.since_first = self.said = None
         self.foretold = False
 
     def on_train_begin(self, logs=None):
@@ -59,12 +60,14 @@ class TrainingBar(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self.bar.update()
         if self.since_first is None:
+            logs.get("loss")  # it is there when the step has ended
             # What the first step took says nothing of the time left.
             self.since_first, self.bar.initial = Stopwatch(), self.bar.n
             # Of one that was last shown before its start tqdm thinks that it never was.
             self.bar.start_t = self.bar.last_print_t = time.time()
-        elif self.bar.n % 10 == 0 or self.bar.n == self.bar.initial + 1:
+        elif self.said is None or self.said.seconds > SAID:
             self.bar.set_postfix_str(self._words(logs), refresh=False)
+            self.said = Stopwatch()
         if not self.foretold and self.since_first.seconds > KNOWN:
             self._foretell()
 
@@ -78,9 +81,10 @@ class TrainingBar(keras.callbacks.Callback):
             )
 
     def _words(self, logs):
+        loss = float(logs["loss"])  # first: it is there when the step is
         rate = (self.bar.n - self.bar.initial) * self.batch_size / self.since_first.seconds
         speed = f"{rate:.3g}" if rate < 1000 else f"{rate:,.0f}"
-        words = [f"loss {float(logs['loss']):.4f}", f"{speed} images/s"]
+        words = [f"loss {loss:.4f}", f"{speed} images/s"]
         skipped = int(logs.get("skipped", 0))
         return ", ".join([*words, f"{skipped} skipped"] if skipped else words)
 

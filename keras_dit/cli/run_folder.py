@@ -93,6 +93,8 @@ class Log(keras.callbacks.Callback):
         self.times = []  # at which steps ended
 
     def on_train_batch_end(self, batch, logs=None):
+        if not self.times or batch + 1 == self.params["steps"]:
+            logs.get("loss")  # which is there when the step has ended; others may have begun only
         self.times.append(time.perf_counter())
 
     def on_epoch_end(self, epoch, logs=None):

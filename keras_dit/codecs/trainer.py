@@ -63,7 +63,7 @@ class AutoencoderTrainer(backend.BuiltModel):
             raise ValueError(f"kl_weight must be finite, 0 or more. Received: {kl_weight}")
         self.network, self.kl_weight = network, kl_weight
         self.reconstruction = keras.losses.get(reconstruction or keras.losses.MeanAbsoluteError())
-        self.seed = keras.random.SeedGenerator()
+        self.seed = backend.SeedGenerator()
         self.parts = {name: keras.metrics.Mean(name) for name in ("reconstruction", "kl")}
         self.built = True
 

@@ -43,7 +43,7 @@ class Condition(keras.layers.Layer):
             raise ValueError(f"dropout must be None or in [0, 1). Received: dropout={dropout!r}")
         self.hidden_size = hidden_size
         self.dropout = dropout
-        self.seed_generator = keras.random.SeedGenerator()
+        self.seed_generator = backend.SeedGenerator()
 
     def check(self, values: Any, count: int | None = None) -> Any:
         """Values on the host, before any work is done with them.

@@ -101,13 +101,21 @@ class WeightAverage(keras.layers.Layer):
     def _of_profile(self, profile):
         return self._averages[self.profiles.index(profile) :: len(self.profiles)]
 
-    def update(self) -> None:
-        """Move towards the weights; inside a training step."""
+    def update(self, where: Any = None) -> None:
+        """Move towards the weights; inside a training step.
+
+        Args:
+            where: a bool scalar tensor: whether to; None: it moves.
+        """
         n = ops.cast(self.updates, "float32")
+        moved = 1 if where is None else ops.cast(where, "int32")
         for place, profile in enumerate(self.profiles):
             averages = self._averages[place :: len(self.profiles)]
-            backend.move_averages(averages, self._weights, profile.rate(n))
-        self.updates.assign(self.updates + 1)
+            rate = profile.rate(n)
+            if where is not None:
+                rate = rate * ops.cast(where, "float32")
+            backend.move_averages(averages, self._weights, rate)
+        self.updates.assign(self.updates + moved)
 
     # What others do to the weights; on the host, not inside a compiled function
 

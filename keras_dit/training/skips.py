@@ -1,5 +1,7 @@
 """Steps that are not applied, because their loss or a gradient is not finite."""
 
+import math
+import time
 from typing import Any
 
 import keras
@@ -33,7 +35,7 @@ class StopOnSkips(keras.callbacks.Callback):
         self.steps += batch + 1 - self.begin  # compiled together, several at once
         if self.steps < MOST_IN_A_ROW:
             return
-        before, self.total = self.total, int(ops.convert_to_numpy(logs["skipped"]))
+        before, self.total = self.total, int(logs["skipped"])
         steps, self.steps = self.steps, 0
         if self.total - before == steps:
             raise FloatingPointError(
@@ -44,10 +46,18 @@ class StopOnSkips(keras.callbacks.Callback):
 
 
 class Progress(keras.callbacks.ProgbarLogger):
-    """Keras's bar of `fit`, which says how many steps were skipped where there are any."""
+    """Keras's bar of `fit`, which says how many steps were skipped where there are any.
+
+    It looks at the numbers of a step ten times a second at most.
+    """
+
+    looked = -math.inf
 
     def on_train_batch_end(self, batch: Any, logs: Any = None) -> None:
-        super().on_train_batch_end(batch, _shown(logs))
+        self.seen, now = batch + 1, time.monotonic()
+        if now - self.looked >= 0.1:
+            self.looked = now
+            super().on_train_batch_end(batch, _shown(logs))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         super().on_epoch_end(epoch, _shown(logs))

@@ -51,19 +51,22 @@ def train_step(model: keras.Model, data: Any) -> dict:
         # scale.
         applied = ops.isfinite(mean)
 
-    def learn():
+    def learn(where=None):
         if model.average is None:
-            backend.apply_gradients(optimizer, gradients, variables)
+            backend.apply_gradients(optimizer, gradients, variables, where)
         elif _moves_always(optimizer):
-            backend.apply_gradients(optimizer, gradients, variables)
-            model.average.update()
+            backend.apply_gradients(optimizer, gradients, variables, where)
+            model.average.update(where)
         else:
             before = ops.add(optimizer.iterations, 0)  # a copy
             backend.apply_gradients(optimizer, gradients, variables)
             moved = ops.not_equal(optimizer.iterations, before)
             backend.branch(moved, model.average.update, everything)
 
-    backend.branch(applied, learn, everything)
+    if backend.applies_where(optimizer, gradients, variables):
+        learn(applied)
+    else:
+        backend.branch(applied, learn, everything)
     model.skipped.assign(model.skipped + ops.cast(ops.logical_not(finite), "int32"))
     # A skipped step is in no mean.
     logged = _track(model, ops.where(finite, mean, 0.0), ops.where(finite, _count(data), 0))

@@ -12,6 +12,7 @@ from keras import ops
 from keras_dit import backend, notices
 from keras_dit.training import checks, data, shares, step
 from keras_dit.training.average import WeightAverage
+from keras_dit.training.callbacks import Callbacks, steps
 from keras_dit.training.checkpoints import Checkpoint, names
 from keras_dit.training.profiles import Power
 from keras_dit.training.skips import Progress, StopOnSkips
@@ -49,8 +50,8 @@ class Trainer(backend.BuiltModel):
         self._compiled_for = None
         self._recorded = True
         self.programs = None  # of the gradient, made with the train function
-        self.training_seed = keras.random.SeedGenerator()
-        self.evaluation_seed = keras.random.SeedGenerator(seed=0)
+        self.training_seed = backend.SeedGenerator()
+        self.evaluation_seed = backend.SeedGenerator(seed=0)
         self.average = None if ema is None else WeightAverage(ema, self.network, name="average")
         self.skipped = self.add_weight(
             shape=(), initializer="zeros", dtype="int32", trainable=False, name="skipped"
@@ -168,8 +169,14 @@ class Trainer(backend.BuiltModel):
         with self._average_follows():
             return train(x, y, sample_weight=sample_weight, callbacks=callbacks, **kwargs)
 
-    def _keras_fit(self, x, *rest, **arguments):
-        return super().fit(self._open(x), *rest, **arguments)
+    def _keras_fit(self, x, y=None, *, callbacks, epochs=1, verbose="auto", **rest):
+        if not isinstance(callbacks, Callbacks):
+            asked = "batch_size", "steps_per_epoch", "validation_split"
+            count = steps(x, **{name: rest[name] for name in asked if name in rest})
+            callbacks = Callbacks(callbacks, count, self, epochs, verbose)
+        rest |= {"callbacks": callbacks, "epochs": epochs, "verbose": verbose}
+        with backend.without_waits():
+            return super().fit(self._open(x), y, **rest)
 
     def _open(self, x):
         """Data of images of all sizes that the network is for."""

@@ -3,16 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
+from keras_dit.training.callbacks import Callbacks
 from keras_dit.training.checkpoints import positions
 
 __all__ = ["OneTraining"]
 
 
-class OneTraining(keras.callbacks.CallbackList):
+class OneTraining(Callbacks):
     """Callbacks that see one training, from where the checkpoint stands on.
 
     Args:
@@ -23,15 +23,9 @@ class OneTraining(keras.callbacks.CallbackList):
     """
 
     def __init__(self, checkpoint: Any, data: Any, model: Any, epochs: int, verbose: Any):
-        super().__init__(
-            [*checkpoint.others, checkpoint],  # the last, so that it saves what the others changed
-            add_history=True,
-            add_progbar=verbose != 0,
-            verbose=verbose,
-            epochs=epochs,
-            steps=getattr(data, "steps", None),
-            model=model,
-        )
+        # The last, so that it saves what the others changed.
+        callbacks = [*checkpoint.others, checkpoint]
+        super().__init__(callbacks, getattr(data, "steps", None), model, epochs, verbose)
         self.checkpoint, self.data, self.trained = checkpoint, data, model
         self.offset = 0  # of the batches that Keras counts
         self.begun, self.last_logs = False, None
