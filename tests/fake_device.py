@@ -21,7 +21,7 @@ import torch
 from torch.utils import _pytree, backend_registration
 
 import keras_dit
-from keras_dit import guidance, solvers
+from keras_dit import codecs, guidance, solvers
 from keras_dit.backend import adam, host
 from keras_dit.sampling import generation
 
@@ -217,6 +217,18 @@ def fitted(steps, batches=False):
     return {"waits": dict(waits), "numbers": numbers(model.weights)}
 
 
+def autoencoder(steps):
+    """The same of an autoencoder's `fit`."""
+    keras.utils.set_random_seed(0)
+    form = {"groups": 2, "quant_conv": False, "mid_attention": False}
+    trainer = codecs.AutoencoderTrainer(codecs.AutoencoderKL(1, 2, (4,), 1, **form))
+    trainer.compile()
+    trainer.fit(images(), batch_size=4, verbose=0)
+    waits.clear()
+    trainer.fit(images(4 * steps), batch_size=4, verbose=0)
+    return {"waits": dict(waits), "numbers": numbers(trainer.weights)}
+
+
 def main():
     model, x = made(), images()
     found = {
@@ -234,6 +246,8 @@ def main():
         "batches, 20": fitted(20, batches=True),
         "batches, 40": fitted(40, batches=True),
     }
+    for steps in (10, 20):
+        found[f"autoencoder, {steps}"] = autoencoder(steps)
     json.dump(found, sys.stdout)
 
 

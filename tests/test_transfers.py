@@ -271,6 +271,13 @@ def test_fit_waits_every_twenty_steps(counted, data):
         assert set(found) == AROUND
 
 
+@on_torch
+def test_an_autoencoder_waits_for_what_keras_reads_of_each_step(counted):
+    """Its three numbers; else at the begin and the end of `fit` alone."""
+    ten, twenty = (sum(waits(counted, f"autoencoder, {n}").values()) for n in (10, 20))
+    assert twenty - ten == 3 * 10
+
+
 # TensorFlow
 
 ON_THE_HOST = ("PyFunc", "EagerPyFunc", "PyFuncStateless", "NumpyFunction", "PrintV2", "Copy")

@@ -11,6 +11,7 @@ Reference:
     High-Resolution Image Synthesis with Latent Diffusion Models (2022), appendix G.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -93,6 +94,11 @@ class AutoencoderTrainer(backend.BuiltModel):
         if optimizer is None:
             optimizer = keras.optimizers.AdamW(1e-3, weight_decay=0.0)
         super().compile(optimizer=optimizer, **kwargs)
+
+    @functools.wraps(keras.Model.fit)
+    def fit(self, *arguments, **settings):
+        with backend.without_waits():
+            return super().fit(*arguments, **settings)
 
     def call(self, images: Any, training: bool | None = None) -> tuple[Any, Any, Any]:
         """Images as they come back, with the mean and log-variance of their latents.
