@@ -200,7 +200,7 @@ def apply_gradients(
             for target, value in zip(targets, values):
                 target.assign(value)
         return
-    plain = adam.is_plain(optimizer, gradients, variables)
+    plain = where is not None or adam.is_plain(optimizer, gradients, variables)
     if BACKEND == "torch":
         with torch.no_grad():
             if plain:
